@@ -26,7 +26,7 @@
 // once. Connections are looked up without a lock.
 //
 // Called with VP.mu held, and therefore not allowed to block or to call back
-// into this package: Interrupter, Alarm.Set, Clock. Interrupts are raised
+// into a Partition: Interrupter, Alarm.Set, Clock. Interrupts are raised
 // under the lock on purpose: when a guest's write has masked a SINT, or a
 // Reset has returned, no interrupt of an earlier message is still on its way.
 // Everything else is called with no lock held.

@@ -1,6 +1,7 @@
 package synic_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 
@@ -89,6 +90,55 @@ func FuzzMSR(f *testing.F) {
 		for i := range guest.GPA(pages) {
 			if readPage(t, g, first+i*guest.PageSize) != filled(0xD0+byte(i)) {
 				t.Errorf("RAM at %v is not back", first+i*guest.PageSize)
+			}
+		}
+	})
+}
+func FuzzHypercall(f *testing.F) {
+	f.Add(uint64(0x1005D), uint64(5), uint64(0), []byte{})
+	f.Add(uint64(0x5D), uint64(0x102000), uint64(0), []byte{5, 0, 0, 0, 1, 0})
+	f.Add(uint64(0x5C), uint64(0x102000), uint64(0), []byte{6, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 240})
+	f.Add(uint64(0x5C), uint64(0x102000), uint64(0), []byte{7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 16})
+	f.Add(uint64(0x5C), uint64(1<<64-256), uint64(0), bytes.Repeat([]byte{0xFF}, 256))
+	f.Add(uint64(0x8001), uint64(0), uint64(synictest.RAMSize-8), []byte{})
+	f.Add(uint64(1<<64-1), uint64(1<<64-1), uint64(1<<64-1), []byte{})
+	g := synictest.New(f, 1, func(c *synic.Config) { c.Logf = nil })
+	g.BringUp(2)
+	p := g.Partition
+	box := &inbox{}
+	events := &countingEvents{}
+	reply := p.OpenMessagePort(0x99, 2, nil)
+	for _, err := range []error{p.ConnectEvent(5, 4, events), p.ConnectMessage(6, box), p.ConnectMessage(7, &echo{reply})} {
+		if err != nil {
+			f.Fatal(err)
+		}
+	}
+	legal := map[hv.Status]bool{
+		hv.StatusSuccess: true, hv.StatusInvalidHypercallCode: true, hv.StatusInvalidHypercallInput: true, hv.StatusInvalidAlignment: true,
+		hv.StatusInvalidParameter: true, hv.StatusInvalidConnectionID: true, hv.StatusInvalidPortID: true, hv.StatusInsufficientBuffers: true,
+	}
+	f.Fuzz(func(t *testing.T, in, a, b uint64, memory []byte) {
+		g.T = t
+		box.limit, box.got, events.flags = 1, nil, nil
+		memory = memory[:min(len(memory), guest.PageSize)]
+		if err := g.Memory.WriteAt(memory, g.VPs[0].InputPage()); err != nil {
+			t.Fatal(err)
+		}
+		r := p.Hypercall(0, hv.Input(in), a, b)
+		if !legal[r.Status()] || r != hv.MakeResult(r.Status(), 0) {
+			t.Errorf("result %#x", uint64(r))
+		}
+		if n := len(box.got) + len(events.flags); n > 1 || n == 1 && r.Status() != hv.StatusSuccess {
+			t.Errorf("%v, and the ports saw %d calls", r.Status(), n)
+		}
+		for _, m := range box.got {
+			if m.Size > hv.MaxPayload || m.Type == 0 || m.Type>>31 != 0 {
+				t.Errorf("message %+v", m)
+			}
+		}
+		for {
+			if _, ok := g.VPs[0].TakeMessage(2); !ok {
+				break
 			}
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hvpost/hvpost/synic/hv"
 )
@@ -95,7 +96,13 @@ type TSCClock struct {
 	hz, apicHz uint64
 	tsc        func() uint64
 
-	mu     sync.Mutex
+	mu    sync.Mutex // held to replace state
+	state atomic.Pointer[tscState]
+}
+
+// tscState is how time follows from the TSC. It is never changed, so that
+// readers need no lock.
+type tscState struct {
 	ref    hv.ReferenceTSC
 	paused bool
 	now    uint64 // while paused
@@ -109,34 +116,31 @@ func NewTSCClock(hz, apicHz uint64, tsc func() uint64) (*TSCClock, bool) {
 	if !ok {
 		return nil, false
 	}
-	c := &TSCClock{hz: hz, apicHz: apicHz, tsc: tsc, ref: hv.ReferenceTSC{Scale: scale}}
-	c.ref.Offset = -int64(c.ref.Time(tsc()))
+	c := &TSCClock{hz: hz, apicHz: apicHz, tsc: tsc}
+	ref := hv.ReferenceTSC{Scale: scale}
+	ref.Offset = -int64(ref.Time(tsc()))
+	c.state.Store(&tscState{ref: ref})
 	return c, true
 }
 
 // Now returns the reference time in units of 100 ns.
 func (c *TSCClock) Now() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.paused {
-		return c.now
+	s := c.state.Load()
+	if s.paused {
+		return s.now
 	}
-	return c.read()
-}
-
-func (c *TSCClock) read() uint64 {
 	// Two processors of the host may disagree about the TSC by a little, and
 	// the first reading must not be before the beginning.
-	return uint64(max(0, int64(c.ref.Time(c.tsc()))))
+	return uint64(max(0, int64(s.ref.Time(c.tsc()))))
 }
 
 // Pause stops reference time, as the TLFS wants while all VPs are suspended.
 func (c *TSCClock) Pause() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.paused {
-		c.now, c.paused = c.read(), true
-	}
+	s := *c.state.Load()
+	s.now, s.paused = c.Now(), true
+	c.state.Store(&s)
 }
 
 // Resume lets reference time go on from where Pause stopped it. The caller
@@ -144,9 +148,11 @@ func (c *TSCClock) Pause() {
 func (c *TSCClock) Resume() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.paused {
-		c.paused = false
-		c.ref.Offset += int64(c.now) - int64(c.ref.Time(c.tsc()))
+	s := *c.state.Load()
+	if s.paused {
+		s.paused = false
+		s.ref.Offset += int64(s.now) - int64(s.ref.Time(c.tsc()))
+		c.state.Store(&s)
 	}
 }
 
@@ -161,25 +167,23 @@ func (c *TSCClock) APICHz() uint64 { return c.apicHz }
 
 // ReferenceTSC implements TSCReferencer.
 func (c *TSCClock) ReferenceTSC() (scale uint64, offset int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ref.Scale, c.ref.Offset
+	ref := c.state.Load().ref
+	return ref.Scale, ref.Offset
 }
 
 // TSCAt returns the TSC value at which reference time reaches t, for arming a
-// host timer; it is the first value for which Now is not before t.
+// host timer: the first value for which Now is not before t.
 func (c *TSCClock) TSCAt(t uint64) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := t - uint64(c.ref.Offset)
+	ref := c.state.Load().ref
+	n := t - uint64(ref.Offset)
 	switch {
-	case c.ref.Offset > 0 && t < uint64(c.ref.Offset):
+	case ref.Offset > 0 && t < uint64(ref.Offset):
 		return 0
-	case c.ref.Offset < 0 && n < t, n >= c.ref.Scale:
+	case ref.Offset < 0 && n < t, n >= ref.Scale:
 		return ^uint64(0) // beyond the TSC's range
 	}
 	// The smallest x with x*scale >> 64 >= n is ceil(n<<64 / scale).
-	q, r := bits.Div64(n, 0, c.ref.Scale)
+	q, r := bits.Div64(n, 0, ref.Scale)
 	if r != 0 {
 		q++
 	}
