@@ -2,6 +2,7 @@ package vmbus
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,22 @@ func newChannel(s *Server, c *channel, m proto.OpenChannel) *Channel {
 	ch.target.Store(m.TargetVP)
 	ch.ctx, ch.cancel = context.WithCancel(context.Background())
 	return ch
+}
+
+// connect finds the rings, as the guest has laid them out by now, and lets the
+// guest signal: it may do so before it has the answer to its OPENCHANNEL.
+func (ch *Channel) connect(fromGuest, toGuest []uint64) (err error) {
+	s := ch.srv
+	if ch.rx, err = ring.NewReader(s.cfg.Memory, fromGuest, ch.offer.MaxPacket, ch.signal); err != nil {
+		return fmt.Errorf("guest to host: %w", err)
+	}
+	if ch.tx, err = ring.NewWriter(s.cfg.Memory, toGuest, ch.signal); err != nil {
+		return fmt.Errorf("host to guest: %w", err)
+	}
+	if err := s.cfg.Host.ConnectEvent(eventConnection(uint32(ch.relid)), 1, signalPort{ch}); err != nil {
+		return fmt.Errorf("signals: %w", err)
+	}
+	return nil
 }
 
 // start runs the device.

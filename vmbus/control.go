@@ -152,11 +152,7 @@ func (s *Server) contact(m proto.InitiateContact) {
 // back. It is given even to a guest without a connection, which would wait for
 // it without end.
 func (s *Server) unload() {
-	vp := s.conn.vp
-	s.teardown(drain{reply: func() {
-		s.conn = connection{vp: vp}
-		s.send(proto.UnloadResponse{})
-	}})
+	s.teardown(drain{reply: func() { s.send(proto.UnloadResponse{}) }})
 }
 
 func (s *Server) requestOffers() {

@@ -77,13 +77,16 @@ func TestNewServerRefuses(t *testing.T) {
 		}
 	}
 	// A connection that somebody else has is a host failure, and leaves nothing behind.
-	f.ConnectMessage(vmbus.MessageConnection4, inUse{})
-	if s, err := vmbus.NewServer(vmbus.Config{Host: f, Memory: mem, VPs: 1}); err == nil {
-		s.Close()
-		t.Error("connection 4 taken twice")
-	}
-	if f.Connections() != 1 {
-		t.Errorf("%d connections", f.Connections())
+	for _, id := range []hv.ConnectionID{vmbus.MessageConnection4, vmbus.MessageConnection} {
+		f.ConnectMessage(id, inUse{})
+		if s, err := vmbus.NewServer(vmbus.Config{Host: f, Memory: mem, VPs: 1}); err == nil {
+			s.Close()
+			t.Errorf("connection %d taken twice", id)
+		}
+		if f.Connections() != 1 || f.Post(id, hv.Message{}) != hv.StatusSuccess {
+			t.Errorf("%d connections, or not the first owner's", f.Connections())
+		}
+		f.Disconnect(id)
 	}
 }
 
@@ -135,7 +138,40 @@ func TestContactIsRefused(t *testing.T) {
 	}
 }
 
-// Rows 2 and 20: a target VP that does not exist, anywhere a message names one.
+// Row 20: the target VP of INITIATE_CONTACT is checked before anything uses it.
+// The refusal goes to VP 0.
+func TestRegressRow20_ContactTargetVP(t *testing.T) {
+	for _, vp := range []uint32{envVPs, 64, 2048, 0x80000000, 0xFFFFFFFF} {
+		for _, v := range proto.Versions {
+			e := newEnv(t)
+			if r := e.contact(proto.InitiateContact{Version: v, TargetVP: vp, Interrupt: 2}); *r != (proto.VersionResponse{}) {
+				t.Errorf("version %v, VP %#x: %+v", v, vp, r)
+			}
+		}
+	}
+}
+
+// Row 9: reserved channels do not exist here; asking for one leaves nothing
+// behind that a revocation could stumble over.
+func TestRegressRow09_ReservedChannel(t *testing.T) {
+	d := quiet(1)
+	e, c := booted(t, d)
+	id, _, err := c.NewBuffer(e.ctx, 8)
+	e.check(err)
+	e.post(proto.OpenReserved{RelID: c.Offer.RelID, RingGPADL: id, DownstreamPage: 4, TargetSINT: 2})
+	e.post(proto.CloseReserved{RelID: c.Offer.RelID, TargetSINT: 2})
+	e.post(proto.OpenReserved{RelID: c.Offer.RelID, RingGPADL: id, DownstreamPage: 4, TargetSINT: 99, TargetVP: 99})
+	e.sync()
+	if s := e.stray(); len(s) != 0 || e.state(d) != vmbus.StateOffered {
+		t.Errorf("%v, channel %s", s, e.state(d))
+	}
+	e.check(c.Teardown(e.ctx, id))
+	e.check(e.srv.Remove(d))
+	<-c.Rescinded()
+	e.waitState(d, "absent")
+}
+
+// Row 2: a target VP that does not exist, anywhere a message names one.
 func TestRegressRow02_TargetVPOutOfRange(t *testing.T) {
 	for _, vp := range []uint32{envVPs, envVPs + 1, 64, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF} {
 		e := newEnv(t)
@@ -408,7 +444,8 @@ func TestOpenCloseReopen(t *testing.T) {
 				t.Fatal(b, err)
 			}
 		}
-		if c.Events(2) == 0 || c.Events(0) != 0 {
+		e.interrupted(c, 2, 0)
+		if c.Events(0) != 0 {
 			t.Fatal("interrupts on the wrong VP")
 		}
 		e.check(c.Close(e.ctx))
@@ -563,6 +600,18 @@ func TestAnswersToASwitchedOffSynIC(t *testing.T) {
 	}
 }
 
+// interrupted waits until the VP took more than n interrupts of the channel. A
+// packet may be seen before its interrupt.
+func (e *env) interrupted(c *vmbustest.Channel, vp hv.VPIndex, n int) {
+	e.t.Helper()
+	for c.Events(vp) <= n {
+		if e.ctx.Err() != nil {
+			e.t.Fatalf("no interrupt on VP %d", vp)
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+}
+
 func TestModifyMovesInterrupts(t *testing.T) {
 	e := newEnv(t)
 	d := echo(1)
@@ -575,9 +624,7 @@ func TestModifyMovesInterrupts(t *testing.T) {
 		if _, err := c.Request(e.ctx, 1, nil); err != nil {
 			t.Fatal(err)
 		}
-		if c.Events(hv.VPIndex(vp)) == before {
-			t.Errorf("no interrupt on VP %d", vp)
-		}
+		e.interrupted(c, hv.VPIndex(vp), before)
 	}
 	e.check(c.Modify(e.ctx, proto.NoInterrupts))
 	n := e.fake.Signals(uint16(c.Offer.RelID))
@@ -590,5 +637,24 @@ func TestModifyMovesInterrupts(t *testing.T) {
 	}
 	if got := e.fake.Signals(uint16(c.Offer.RelID)); got != n {
 		t.Errorf("%d signals to a channel without interrupts", got-n)
+	}
+}
+
+// Messages that are newer than the agreed version are ignored: their answers
+// do not exist.
+func TestMessagesNewerThanTheVersion(t *testing.T) {
+	e := newEnv(t, maxVersion(proto.Version4_0))
+	d := echo(1)
+	e.offer(d)
+	e.check(e.g.Boot(e.ctx))
+	c := e.open(d)
+	e.post(proto.TLConnectRequest{})
+	e.post(proto.ModifyChannel{RelID: c.Offer.RelID, TargetVP: 3})
+	e.sync()
+	if _, err := c.Request(e.ctx, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if s := e.stray(); len(s) != 0 || c.Events(3) != 0 {
+		t.Errorf("%v, %d interrupts on the new VP", s, c.Events(3))
 	}
 }

@@ -248,3 +248,32 @@ func TestHammerHostileRings(t *testing.T) {
 		t.Error("the hostile channel never ended")
 	}
 }
+
+// BenchmarkEcho is the round trip of a request and its completion through a
+// server and a device, in batches as a driver with a queue makes them.
+func BenchmarkEcho(b *testing.B) {
+	for _, depth := range []int{1, 32} {
+		b.Run(map[int]string{1: "depth1", 32: "depth32"}[depth], func(b *testing.B) {
+			d := echo(1)
+			e, c := booted(b, d)
+			e.ctx = context.Background()
+			e.check(c.Open(e.ctx, vmbustest.OpenOptions{Out: 32, In: 32}))
+			payload := make([]byte, 64)
+			b.ReportAllocs()
+			b.ResetTimer()
+			var p ring.Packet
+			req := ring.Packet{Type: proto.PacketInBand, Flags: 1, Payload: payload}
+			for sent, done := 0, 0; done < b.N; {
+				for ; sent < b.N && sent-done < depth; sent++ {
+					if err := c.Send(e.ctx, &req); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := c.Recv(e.ctx, &p); err != nil {
+					b.Fatal(err)
+				}
+				done++
+			}
+		})
+	}
+}

@@ -440,9 +440,6 @@ func TestGPADLLimits(t *testing.T) {
 	}
 	e.post(proto.GPADLTeardown{RelID: relid, GPADL: 2000})
 	e.post(proto.GPADLTeardown{RelID: relid, GPADL: 2001})
-	if testing.Short() {
-		return
-	}
 	for i := range vmbus.MaxGPADLs {
 		e.header(relid, proto.GPADLID(10000+i), 16, 1, guest.PageSize, 20)
 	}
@@ -504,4 +501,68 @@ func FuzzGPADL(f *testing.F) {
 		}
 		e.g.ClearStray()
 	})
+}
+
+// The pages of all GPADLs together are bounded, by what arrived.
+func TestGPADLPageLimit(t *testing.T) {
+	e, c := booted(t, quiet(1))
+	pfns := make([]uint64, 8190)
+	for i := range pfns {
+		pfns[i] = uint64(600 + i) // the same pages again and again
+	}
+	r := guest.PageRange{ByteCount: uint32(len(pfns)) * guest.PageSize, PFNs: pfns}
+	var ids []proto.GPADLID
+	for {
+		id, err := c.CreateGPADL(e.ctx, r)
+		if err != nil {
+			e.refused(err, proto.MsgGPADLCreated)
+			break
+		}
+		ids = append(ids, id)
+	}
+	if want := vmbus.MaxGPADLPages / (len(pfns) + proto.RangeCost); len(ids) != want {
+		t.Errorf("%d GPADLs of %d pages, want %d", len(ids), len(pfns), want)
+	}
+	e.check(c.Teardown(e.ctx, ids[0]))
+	if _, err := c.CreateGPADL(e.ctx, r); err != nil {
+		t.Errorf("after one was given back: %v", err)
+	}
+}
+
+// Row 32: what an open channel rests on cannot be changed under it. Its ring
+// GPADL is given back only after the close, whenever the guest asks.
+func TestRegressRow32_RingGPADLTornDownWhileOpen(t *testing.T) {
+	d := echo(1)
+	e, c := booted(t, d)
+	id, _, err := c.NewBuffer(e.ctx, 8)
+	e.check(err)
+	e.check(c.Open(e.ctx, vmbustest.OpenOptions{}))
+	ringID := id + 1 // Open made the next one
+	e.post(proto.GPADLTeardown{RelID: c.Offer.RelID, GPADL: ringID})
+	e.header(c.Offer.RelID, ringID, 16, 1, guest.PageSize, 20) // nor replaced
+	if st := e.created(ringID); len(st) != 1 || st[0] == 0 {
+		t.Fatalf("a ring was replaced under its channel: %#x", st)
+	}
+	for i := range uint64(10) {
+		if b, err := c.Request(e.ctx, i, []byte("still up")); err != nil || string(b) != "still up" {
+			t.Fatal(string(b), err)
+		}
+	}
+	torn := func() (n int) {
+		e.sync()
+		for _, m := range e.stray() {
+			if m, ok := m.(*proto.GPADLTorndown); ok && m.GPADL == ringID {
+				n++
+			}
+		}
+		return n
+	}
+	if torn() != 0 {
+		t.Fatal("the rings were given back while open")
+	}
+	e.post(proto.CloseChannel{RelID: c.Offer.RelID})
+	e.waitState(d, vmbus.StateOffered)
+	if torn() != 1 {
+		t.Errorf("%d answers to the teardown", torn())
+	}
 }

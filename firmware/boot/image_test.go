@@ -19,7 +19,7 @@ func TestDetect(t *testing.T) {
 	pvh := testSeg{typ: 4, data: note("Xen", 18, le.AppendUint32(nil, 0x200010))}
 	linux := testSeg{typ: 4, data: note("Linux", 0x101, nil)}
 	withMB := load
-	withMB.data = append(mbHeader(0), code...)
+	withMB.data, withMB.memSize = append(mbHeader(0), code...), 0x100
 	for name, tc := range map[string]struct {
 		file  []byte
 		kind  Kind

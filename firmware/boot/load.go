@@ -2,10 +2,12 @@ package boot
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/hvpost/hvpost/guest"
 )
@@ -52,6 +54,9 @@ func (im *Image) Load(mem *guest.Memory, proto Protocol, p Params) (*Loaded, err
 	if bytes.IndexByte([]byte(p.Cmdline), 0) >= 0 {
 		return nil, errors.New("kernel command line holds a zero byte")
 	}
+	if len(p.Map) == 0 {
+		return nil, errors.New("guest memory map is empty")
+	}
 	var l *Loaded
 	var err error
 	switch proto {
@@ -89,7 +94,7 @@ func (im *Image) loadSegments(mem *guest.Memory, m []Entry, segments []segment) 
 		if err := copyIn(mem, a, im.r, s.off, s.fileSize, im.Name); err != nil {
 			return Entry{}, err
 		}
-		if err := mem.Zero(a+guest.GPA(s.fileSize), s.memSize-s.fileSize); err != nil {
+		if err := zero(mem, a+guest.GPA(s.fileSize), s.memSize-s.fileSize); err != nil {
 			return Entry{}, fmt.Errorf("%s: %w", im.Name, err)
 		}
 	}
@@ -105,8 +110,9 @@ func (im *Image) checkPlace(m []Entry, addr, size uint64) error {
 		return nil
 	}
 	end := addr + size
+	top := slices.MaxFunc(m, func(a, b Entry) int { return cmp.Compare(a.End(), b.End()) })
 	for _, e := range m {
-		if e.Type != RAM && addr < uint64(e.End()) && end > uint64(e.Base) {
+		if e.Type != RAM && end <= uint64(top.End()) && addr < uint64(e.End()) && end > uint64(e.Base) {
 			return fmt.Errorf("%s: loads at %#x-%#x, over the reserved memory at %v", im.Name, addr, end, e.Base)
 		}
 	}
@@ -137,6 +143,14 @@ func copyIn(mem *guest.Memory, a guest.GPA, r io.ReaderAt, off int64, n uint64, 
 		a, off, n = a+guest.GPA(len(b)), off+int64(len(b)), n-uint64(len(b))
 	}
 	return nil
+}
+
+// zero clears n bytes at a. Nothing to clear is fine even where RAM ends.
+func zero(mem *guest.Memory, a guest.GPA, n uint64) error {
+	if n == 0 {
+		return nil
+	}
+	return mem.Zero(a, n)
 }
 
 // findHigh returns the highest page-aligned place for size bytes in RAM below
@@ -220,7 +234,7 @@ func loadPart(mem *guest.Memory, a guest.GPA, part Part) error {
 	} else if err := copyIn(mem, a, part.R, 0, n, "initrd "+part.Name); err != nil {
 		return err
 	}
-	if err := mem.Zero(a+guest.GPA(n), pad4(n)-n); err != nil {
+	if err := zero(mem, a+guest.GPA(n), pad4(n)-n); err != nil {
 		return fmt.Errorf("initrd %s: %w", part.Name, err)
 	}
 	return nil

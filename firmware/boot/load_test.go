@@ -453,7 +453,7 @@ func TestLoadFromFiles(t *testing.T) {
 	initrd := bytes.Repeat([]byte("0123456789"), 1000)
 	f := write("initrd", initrd)
 	mem, m := machine(t, 64)
-	l, err := im.Load(mem, Linux64, Params{Map: m, Initrd: []Part{{f.Name(), f, int64(len(initrd))}, part("more", 3, 'm')}})
+	l, err := im.Load(mem, Linux64, Params{Map: m, Initrd: []Part{{Name: f.Name(), R: f, Size: int64(len(initrd))}, part("more", 3, 'm')}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -486,5 +486,42 @@ func TestInitrdAvoids(t *testing.T) {
 		if tc.want == 0 && ok || tc.want != 0 && (!ok || uint64(a) != tc.want) {
 			t.Errorf("%#x bytes: at %v, %v; want %#x", tc.size, a, ok, tc.want)
 		}
+	}
+}
+
+// TestPartLoad: a part that loads itself is given its place, and the padding
+// behind it is still cleared.
+func TestPartLoad(t *testing.T) {
+	mem, m := machine(t, 64)
+	if err := mem.WriteAt(bytes.Repeat([]byte{0xEE}, 4096), 64<<20-4096); err != nil {
+		t.Fatal(err)
+	}
+	self := Part{Name: "image", Size: 5, Load: func(mem *guest.Memory, a guest.GPA) error { return mem.WriteAt([]byte("image"), a) }}
+	l, err := open(t, sampleKernel()).Load(mem, Linux64, Params{Map: m, Initrd: []Part{self, part("b", 3, 'b')}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := peek(t, mem, l.Initrd.Base, 12); string(got) != "image\x00\x00\x00bbb\x00" {
+		t.Errorf("initrd %q", got)
+	}
+	self.Load = func(*guest.Memory, guest.GPA) error { return errDisk }
+	_, err = open(t, sampleKernel()).Load(mem, Linux64, Params{Map: m, Initrd: []Part{self}})
+	oneLine(t, "failing part", err, "initrd image: ", "disk on fire")
+}
+
+// TestRegressInitrdEndsWithRAM: a part without padding that ends exactly where
+// RAM ends was refused, because clearing no bytes after it is outside RAM.
+func TestRegressInitrdEndsWithRAM(t *testing.T) {
+	mem, m := machine(t, 64)
+	for _, n := range []int{4096, 8192 - 4, 8192} {
+		l, err := open(t, sampleKernel()).Load(mem, Linux64, Params{Map: m, Initrd: []Part{part("a", n, 'a')}})
+		if err != nil || l.Initrd.Size != uint64(n) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+	// The same for a segment without bss at the end of RAM.
+	end := buildELF(true, 62, 2, 64<<20-64, testSeg{typ: 1, vaddr: 64<<20 - 64, paddr: 64<<20 - 64, data: make([]byte, 64), memSize: 64})
+	if _, err := open(t, end).Load(mem, Linux64, Params{Map: m}); err != nil {
+		t.Error(err)
 	}
 }

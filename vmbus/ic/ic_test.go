@@ -351,13 +351,30 @@ func TestShutdownBeforeTheGuestListens(t *testing.T) {
 }
 
 // clock is a reference clock and a wall clock that a test moves.
-type clock struct{ reference, wall atomic.Int64 } // 100 ns; ns since 1970
+type clock struct {
+	mu        sync.Mutex
+	reference uint64        // 100 ns
+	wall      time.Duration // since 1970
+}
 
-func (c *clock) Now() uint64     { return uint64(c.reference.Load()) }
-func (c *clock) Time() time.Time { return time.Unix(0, c.wall.Load()) }
-func (c *clock) pass(d time.Duration) {
-	c.reference.Add(int64(d / 100))
-	c.wall.Add(int64(d))
+func (c *clock) Now() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reference
+}
+
+func (c *clock) Time() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Unix(0, int64(c.wall))
+}
+
+// move moves both clocks at the same moment.
+func (c *clock) move(reference, wall time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reference += uint64(reference / 100)
+	c.wall += wall
 }
 
 type sample struct {
@@ -366,21 +383,20 @@ type sample struct {
 }
 
 func TestTimeSync(t *testing.T) {
-	c := &clock{}
-	c.wall.Store(1_700_000_000_123_456_700)
-	c.reference.Store(5000)
+	c := &clock{reference: 5000, wall: 1_700_000_000_123_456_700}
 	ts := &TimeSync{Reference: c, Wall: c.Time, Interval: 5 * time.Millisecond}
-	samples := make(chan sample)
+	samples, quit := make(chan sample), make(chan struct{})
 	serve(t, ts, &vmbustest.IC{Messages: vmbustest.LinuxTimeSync, Handle: func(typ uint16, v vmbustest.ICVersion, b []byte) uint32 {
 		if typ != 4 || v != (vmbustest.ICVersion{Major: 4}) || len(b) < 22 {
 			t.Errorf("type %d, version %v, %d bytes", typ, v, len(b))
 		}
 		select {
 		case samples <- sample{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]), b[16]}:
-		case <-time.After(20 * time.Second):
+		case <-quit:
 		}
 		return 0
 	}})
+	t.Cleanup(func() { close(quit) })
 	next := func(what string, flags byte) {
 		t.Helper()
 		got := <-samples
@@ -401,19 +417,19 @@ func TestTimeSync(t *testing.T) {
 		t.Errorf("first: %+v", got)
 	}
 	next("second", 2)
-	step("after an hour", 2, func() { c.pass(time.Hour) })
-	step("50 ms of drift", 2, func() { c.wall.Add(int64(50 * time.Millisecond)) })
+	step("after an hour", 2, func() { c.move(time.Hour, time.Hour) })
+	step("50 ms of drift", 2, func() { c.move(0, 50*time.Millisecond) })
 	// The clock is set once, then its difference is the new normal.
-	c.wall.Add(int64(time.Hour))
+	c.move(0, time.Hour)
 	if a, b := <-samples, <-samples; a.flags+b.flags != 3 {
 		t.Errorf("host clock set: %+v, %+v", a, b)
 	}
 	next("afterwards", 2)
-	c.wall.Add(-int64(2 * time.Hour))
+	c.move(0, -2*time.Hour)
 	if a, b := <-samples, <-samples; a.flags+b.flags != 3 {
 		t.Errorf("host clock set back: %+v, %+v", a, b)
 	}
-	c.reference.Add(-int64(time.Minute / 100)) // reference time stood still
+	c.move(0, time.Minute) // reference time stood still
 	if a, b := <-samples, <-samples; a.flags+b.flags != 3 {
 		t.Errorf("host slept: %+v, %+v", a, b)
 	}
@@ -423,17 +439,18 @@ func TestTimeSync(t *testing.T) {
 func TestTimeSyncResync(t *testing.T) {
 	c := &clock{}
 	ts := &TimeSync{Reference: c, Wall: c.Time, Interval: time.Hour}
-	samples := make(chan byte)
+	samples, quit := make(chan byte), make(chan struct{})
 	e := serve(t, ts, &vmbustest.IC{Messages: []vmbustest.ICVersion{{Major: 3}}, Handle: func(typ uint16, v vmbustest.ICVersion, b []byte) uint32 {
 		if len(b) < 25 || v.Major != 3 {
 			t.Errorf("version %v, %d bytes", v, len(b))
 		}
 		select {
 		case samples <- b[24]:
-		case <-time.After(20 * time.Second):
+		case <-quit:
 		}
 		return 0
 	}})
+	t.Cleanup(func() { close(quit) })
 	for i := range 5 {
 		if f := <-samples; f != 1 {
 			t.Errorf("sample %d: flags %d", i, f)

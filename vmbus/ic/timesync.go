@@ -20,6 +20,10 @@ const (
 	// timeSyncTolerance is how far the guest's clock may be off, as far as the
 	// host knows, before it is set again.
 	timeSyncTolerance = 100 * time.Millisecond
+
+	// timeSyncStopped is how late a timer fires only in a process that was
+	// stopped.
+	timeSyncStopped = 2 * time.Second
 )
 
 // Flags of a time sample (Linux ICTIMESYNCFLAG).
@@ -118,9 +122,8 @@ func (t *TimeSync) Serve(ctx context.Context, ch *vmbus.Channel) error {
 		timer.Reset(interval)
 		select {
 		case <-timer.C:
-			// Very late: this process was stopped. The guest's clock may have
-			// stood still with it.
-			force = time.Since(due) > interval
+			// The guest's clock may have stood still with this process.
+			force = time.Since(due) > timeSyncStopped
 		case <-t.resync():
 			force = true
 		case <-ctx.Done():

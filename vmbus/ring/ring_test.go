@@ -518,3 +518,21 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations per packet pair", n)
 	}
 }
+
+// Row 28: every transaction id is legal, those of unsolicited packets and of
+// Linux's special requests among them.
+func TestRegressRow28_AnyTransactionID(t *testing.T) {
+	mem := newMemory(t)
+	p := newPair(t, mem, contiguous(2), 0)
+	for _, id := range []uint64{proto.TransactionNone, 1, 1 << 63, proto.TransactionReset, proto.TransactionNoResponse, proto.TransactionError, proto.TransactionNoRequestor} {
+		for _, typ := range []proto.PacketType{proto.PacketInBand, proto.PacketCompletion} {
+			if err := p.w.Write(&Packet{Type: typ, TransactionID: id}); err != nil {
+				t.Fatal(err)
+			}
+			var q Packet
+			if ok, err := p.r.Next(&q); !ok || err != nil || q.TransactionID != id || q.Type != typ || q.WantsCompletion() {
+				t.Errorf("%v packet %#x: %v %v %+v", typ, id, ok, err, q)
+			}
+		}
+	}
+}

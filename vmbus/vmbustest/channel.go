@@ -79,15 +79,17 @@ func (c *Channel) onRescind() {
 	if open {
 		c.g.Post(ctx, proto.Encode(proto.CloseChannel{RelID: c.Offer.RelID}))
 	}
-	c.g.Post(ctx, proto.Encode(proto.RelIDReleased{RelID: c.Offer.RelID}))
+	// The channel is off the guest's lists before the host hears of it, or the
+	// next one like it would pass for a duplicate (hv_process_channel_removal).
 	c.g.mu.Lock()
-	defer c.g.mu.Unlock()
 	if c.g.channels[c.Offer.RelID] == c {
 		delete(c.g.channels, c.Offer.RelID)
 		delete(c.g.devices, identify(&c.Offer))
 	}
 	close(c.g.changed)
 	c.g.changed = make(chan struct{})
+	c.g.mu.Unlock()
+	c.g.Post(ctx, proto.Encode(proto.RelIDReleased{RelID: c.Offer.RelID}))
 }
 
 // dropPages forgets the pages lent to the host; it has given them back.
