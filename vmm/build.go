@@ -230,13 +230,8 @@ func (m *Machine) createChipset() error {
 		if sink == nil {
 			sink = func(byte) {}
 		}
-		ring := m.cfg.Doorbell
-		if ring == nil {
-			ring = func(byte) {}
-		}
 		m.com2 = chipset.NewUART(line(com2IRQ), sink)
-		devices = append(devices, portRange{com2Port, 8, m.com2},
-			portRange{DoorbellPort, 1, chipset.Doorbell{Ring: ring}})
+		devices = append(devices, portRange{com2Port, 8, m.com2})
 	}
 	if m.cfg.ExitPort != 0 {
 		devices = append(devices, portRange{m.cfg.ExitPort, 4, chipset.ExitPort{Exit: func(v uint32) {

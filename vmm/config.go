@@ -37,9 +37,6 @@ const (
 	pmPort            = 0x600
 	kbdPort           = 0x64
 
-	// DoorbellPort takes the agent's doorbell.
-	DoorbellPort = 0x510
-
 	// trapPort and signalPort are what the hypercall page's program writes to.
 	// Both fit the one-byte form of OUT and belong to no PC device; 0x80 and
 	// 0xED, which Linux writes for delays, are not among them.
@@ -76,8 +73,9 @@ type Config struct {
 
 	// Window is the size in bytes of the agent's shared memory at WindowBase,
 	// a power of two of at least two pages; 0 is none. With a window come the
-	// doorbell port, whose writes call Doorbell with the byte written, and the
-	// second UART, whose bytes go to Line.
+	// doorbell, a page right behind it whose writes call Doorbell with the
+	// byte written, and the second UART, whose bytes go to Line. Both run on a
+	// virtual processor and must not block.
 	Window   uint64
 	Doorbell func(value byte)
 	Line     func(b byte)

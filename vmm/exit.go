@@ -18,12 +18,7 @@ func (vp *vp) handle(e *kvm.Exit) {
 
 	case kvm.ExitMMIO:
 		vp.exits.count(exitMMIO)
-		if !e.MMIO.Write {
-			// Nothing is mapped there: the bus floats high.
-			for i := range e.MMIO.Data {
-				e.MMIO.Data[i] = 0xFF
-			}
-		}
+		m.mmio(e.MMIO.GPA, e.MMIO.Write, e.MMIO.Data)
 
 	case kvm.ExitRDMSR:
 		vp.exits.count(exitRdmsr)
@@ -66,6 +61,19 @@ func (vp *vp) handle(e *kvm.Exit) {
 
 	default:
 		vp.fault("unknown KVM exit: %v", e)
+	}
+}
+
+// mmio serves an access to an address without memory: the agent's doorbell,
+// or nothing, which reads as ones.
+func (m *Machine) mmio(gpa uint64, write bool, data []byte) {
+	switch {
+	case !write:
+		for i := range data {
+			data[i] = 0xFF
+		}
+	case m.cfg.Window > 0 && gpa == WindowBase+m.cfg.Window && m.cfg.Doorbell != nil:
+		m.cfg.Doorbell(data[0])
 	}
 }
 

@@ -21,7 +21,7 @@ type Firmware struct {
 func (m *Machine) firmware(highMMIO guest.GPA) (Firmware, error) {
 	var reserved []boot.Entry
 	if m.cfg.Window > 0 {
-		reserved = append(reserved, boot.Entry{Base: WindowBase, Size: m.cfg.Window, Type: boot.Reserved})
+		reserved = append(reserved, boot.Entry{Base: WindowBase, Size: m.cfg.Window + guest.PageSize, Type: boot.Reserved})
 	}
 	_, entries, err := boot.Layout(m.cfg.Memory, reserved...)
 	if err != nil {
@@ -39,7 +39,6 @@ func (m *Machine) firmware(highMMIO guest.GPA) (Firmware, error) {
 	}
 	if m.cfg.Window > 0 {
 		cfg.UARTs = append(cfg.UARTs, acpi.UART{Port: com2Port, IRQ: com2IRQ})
-		cfg.Reserved = append(cfg.Reserved, acpi.Ports{Base: DoorbellPort, Count: 1})
 	}
 	if m.cfg.ExitPort != 0 {
 		cfg.Reserved = append(cfg.Reserved, acpi.Ports{Base: m.cfg.ExitPort, Count: 4})

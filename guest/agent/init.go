@@ -276,6 +276,16 @@ func boottime() uint64 {
 	return uint64(ts.Nano())
 }
 
+// VMBusDevices lists the VMBus devices of this machine with their drivers. It
+// fails when there is no VMBus.
+func VMBusDevices() ([]link.Device, error) {
+	const dir = "/sys/bus/vmbus/devices"
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	return vmbusDevices(dir), nil
+}
+
 // vmbusDevices lists the VMBus devices under dir in sysfs.
 func vmbusDevices(dir string) []link.Device {
 	names, err := os.ReadDir(dir)

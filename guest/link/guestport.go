@@ -49,13 +49,13 @@ type GuestPort struct {
 }
 
 // guestPaths are the device files of the link.
-type guestPaths struct{ mem, port, tty string }
+type guestPaths struct{ mem, tty string }
 
-var linuxPaths = guestPaths{mem: "/dev/mem", port: "/dev/port", tty: "/dev/ttyS1"}
+var linuxPaths = guestPaths{mem: "/dev/mem", tty: "/dev/ttyS1"}
 
 // OpenGuest opens the link from inside the guest: the window that cmdline
 // names, or the UART when there is no window or the kernel does not let us map
-// it (no /dev/mem or /dev/port, lockdown).
+// it (no /dev/mem, lockdown).
 func OpenGuest(cmdline string) (*GuestPort, error) { return openGuest(cmdline, linuxPaths) }
 
 func openGuest(cmdline string, dev guestPaths) (*GuestPort, error) {
@@ -82,31 +82,22 @@ func openGuest(cmdline string, dev guestPaths) (*GuestPort, error) {
 }
 
 func openGuestWindow(gpa uint64, size uint32, dev guestPaths, tty *os.File) (Conn, error) {
-	port, err := unix.Open(dev.port, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", dev.port, err)
-	}
 	fd, err := unix.Open(dev.mem, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		unix.Close(port)
 		return nil, fmt.Errorf("open %s: %w", dev.mem, err)
 	}
 	defer unix.Close(fd)
-	mem, err := unix.Mmap(fd, int64(gpa), int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	mem, err := unix.Mmap(fd, int64(gpa), int(size)+DoorbellSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		unix.Close(port)
 		return nil, fmt.Errorf("mmap %s at %#x: %w", dev.mem, gpa, err)
 	}
-	c, err := NewGuestWindow(mem, func() error {
-		_, err := unix.Pwrite(port, []byte{DoorbellWindow}, DoorbellPort)
-		if err != nil {
-			return fmt.Errorf("%s: %w", dev.port, err)
-		}
+	bell := mem[size:]
+	c, err := NewGuestWindow(mem[:size:size], func() error {
+		ringDoorbell(bell)
 		return nil
 	}, tty)
 	if err != nil {
 		unix.Munmap(mem)
-		unix.Close(port)
 		return nil, err
 	}
 	return c, nil

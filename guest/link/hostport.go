@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// DoorbellPort is the 8-bit I/O port that the guest writes to ring the
-	// host. It lies above the ports of QEMU's and Linux's known devices at
-	// 0x505-0x50f (isa-debug, pvpanic).
-	DoorbellPort = 0x510
+	// DoorbellSize is the size in bytes of the doorbell: the page right behind
+	// the window, where no memory is. A 32-bit write to its first word rings
+	// the host. It is not an I/O port, because Debian's kernels have no
+	// /dev/port, and /dev/mem reaches this as it reaches the window.
+	DoorbellSize = guest.PageSize
 	// DoorbellWindow is what the guest writes there; the first one selects
 	// the window.
 	DoorbellWindow = 'W'
@@ -128,7 +129,7 @@ func (h *HostPort) choose(mode uint32) {
 	})
 }
 
-// Kick takes a byte that the guest wrote to DoorbellPort. It never blocks.
+// Kick takes a byte that the guest wrote to the doorbell. It never blocks.
 func (h *HostPort) Kick(v uint8) {
 	if h.win == nil {
 		return

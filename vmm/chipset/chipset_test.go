@@ -268,16 +268,11 @@ func TestOutput_BrokenReader_IsReported(t *testing.T) {
 	}
 }
 
-func TestExitPortAndDoorbell(t *testing.T) {
+func TestExitPortAndKeyboardReset(t *testing.T) {
 	var got uint32
 	ExitPort{Exit: func(v uint32) { got = v }}.PortOut(0, []byte{0x78, 0x56, 0x34, 0x12})
 	if got != 0x12345678 {
 		t.Errorf("exit value %#x", got)
-	}
-	var rung byte
-	Doorbell{Ring: func(v byte) { rung = v }}.PortOut(0, []byte{'W'})
-	if rung != 'W' {
-		t.Error("no ring")
 	}
 	resets := 0
 	k := KeyboardReset{Reset: func() { resets++ }}

@@ -1,5 +1,5 @@
 // Package chipset is the machine's handful of plain devices: the 16550 UART,
-// the RTC, the ACPI fixed hardware, the exit port and the agent's doorbell.
+// the RTC, the ACPI fixed hardware, the exit port and the reset of the keyboard controller.
 // Everything else a guest sees is a VMBus device.
 //
 // A device knows its registers and nothing of where they are mapped; it

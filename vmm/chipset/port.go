@@ -19,18 +19,6 @@ func (e ExitPort) PortOut(_ uint16, p []byte) {
 	e.Exit(v)
 }
 
-// A Doorbell tells the host of a write and of nothing else than its value.
-type Doorbell struct {
-	// Ring is called on the virtual processor that wrote; it must not block.
-	Ring func(value byte)
-}
-
-// PortIn reads zero.
-func (Doorbell) PortIn(_ uint16, p []byte) { clear(p) }
-
-// PortOut rings.
-func (d Doorbell) PortOut(_ uint16, p []byte) { d.Ring(p[0]) }
-
 // keyboardPulseReset is the command of an 8042 that pulses the reset line.
 const keyboardPulseReset = 0xFE
 
