@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,16 +40,23 @@ func emulatedKernel(ctx context.Context) (emuhost.KernelFiles, error) {
 	if err != nil {
 		return emuhost.KernelFiles{}, err
 	}
-	mods, err := k.Modules(emuhost.Modules...)
-	if err != nil {
-		return emuhost.KernelFiles{}, err
-	}
 	files := emuhost.KernelFiles{Vmlinuz: k.Image}
 	if k.Vmlinux != "" {
 		files.Vmlinuz = k.Vmlinux
 	}
-	for _, m := range mods {
-		files.Modules = append(files.Modules, m.Path)
+	for _, name := range emuhost.Modules {
+		mods, err := k.Modules(name)
+		if errors.Is(err, kernel.ErrNoModule) {
+			continue // built in, or of another kernel version
+		}
+		if err != nil {
+			return emuhost.KernelFiles{}, err
+		}
+		for _, m := range mods {
+			if !slices.Contains(files.Modules, m.Path) {
+				files.Modules = append(files.Modules, m.Path)
+			}
+		}
 	}
 	return files, nil
 }

@@ -130,6 +130,10 @@ func (d *daemon) addSession() (uint32, *relay) {
 	}
 	r := newRelay()
 	d.sessions[d.next] = r
+	select {
+	case d.busy <- struct{}{}:
+	default:
+	}
 	d.ran++
 	if d.idle != nil {
 		d.idle.Stop()

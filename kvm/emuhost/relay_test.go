@@ -178,7 +178,8 @@ func startTestDaemon(t *testing.T) *testDaemon {
 		t.Fatal(err)
 	}
 	d := &daemon{
-		cfg: serveConfig{Base: base, Name: "test", IdleTimeout: -1}, inst: i, log: log,
+		busy: make(chan struct{}, 1),
+		cfg:  serveConfig{Base: base, Name: "test", IdleTimeout: -1}, inst: i, log: log,
 		qemu:   &qemu{link: ours, done: make(chan struct{})},
 		link:   wire.NewWriter(ours),
 		stopCh: make(chan struct{}), sessions: map[uint32]*relay{}, conns: map[io.Closer]struct{}{},

@@ -79,6 +79,7 @@ type daemon struct {
 	link     *wire.Writer
 	kernel   string
 	booted   time.Duration
+	busy     chan struct{} // has room for one; filled when a command begins
 	stopOnce sync.Once
 	stopCh   chan struct{} // closed by stop
 	alone    chan struct{} // closed when the lifeline breaks
@@ -115,7 +116,8 @@ func Serve(ctx context.Context) error {
 	unix.Umask(0o077)
 
 	d := &daemon{
-		cfg: cfg, inst: inst, stopCh: make(chan struct{}), alone: make(chan struct{}),
+		busy: make(chan struct{}, 1),
+		cfg:  cfg, inst: inst, stopCh: make(chan struct{}), alone: make(chan struct{}),
 		sessions: map[uint32]*relay{}, conns: map[io.Closer]struct{}{},
 	}
 	signals := make(chan os.Signal, 1)
@@ -231,6 +233,7 @@ func (d *daemon) run(readyFile *os.File) (err error) {
 	var bg sync.WaitGroup
 	bg.Go(func() { d.readLink(frames) })
 	bg.Go(func() { d.accept(l) })
+	bg.Go(d.tick)
 	bg.Go(func() {
 		select {
 		case <-d.qemu.done:
@@ -272,6 +275,43 @@ func (d *daemon) run(readyFile *os.File) (err error) {
 	d.clients.Wait()
 	bg.Wait()
 	return err
+}
+
+// tickInterval is how long a lost timer interrupt may hold everything up.
+const tickInterval = 100 * time.Millisecond
+
+// tick interrupts the emulated CPU now and then while commands run. Under nested guests QEMU's emulation was seen to
+// lose the interrupt of the host kernel's only timer, about once in twenty boots; with nothing else going on, the
+// kernel then sleeps for ever, with every timer in it. Any interrupt makes it look at its timers again.
+func (d *daemon) tick() {
+	t := time.NewTicker(tickInterval)
+	defer t.Stop()
+	for {
+		t.Stop()
+		select {
+		case <-d.busy:
+		case <-d.stopCh:
+			return
+		}
+		t.Reset(tickInterval)
+		for d.running() > 0 {
+			select {
+			case <-t.C:
+			case <-d.stopCh:
+				return
+			}
+			if d.link.Write(wire.Frame{Type: wire.TypeTick}) != nil {
+				return // readLink says why
+			}
+		}
+	}
+}
+
+// running is the number of commands that have not ended.
+func (d *daemon) running() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.sessions)
 }
 
 // readHello reads a greeting of PID 1.

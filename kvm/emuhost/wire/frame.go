@@ -11,7 +11,7 @@ import (
 
 // Version is the protocol version. Both ends say it first; a difference ends the conversation, since a daemon may
 // well be older than the binary that talks to it.
-const Version = 1
+const Version = 2
 
 const (
 	// HeaderSize is the size of a frame's header in bytes: payload length (4), session (4), type (1), stream (1),
@@ -40,11 +40,12 @@ const (
 	TypeKill                     // client (or the daemon when it is gone): end the command at once
 	TypeShutdown                 // client to daemon, daemon to PID 1: power off
 	TypeStatus                   // client: empty; daemon: its status as JSON
+	TypeTick                     // daemon to PID 1: empty, of session 0, and ignored
 	typeEnd
 )
 
 func (t Type) String() string {
-	names := [...]string{"invalid", "hello", "exec", "started", "data", "eof", "credit", "signal", "resize", "exit", "kill", "shutdown", "status"}
+	names := [...]string{"invalid", "hello", "exec", "started", "data", "eof", "credit", "signal", "resize", "exit", "kill", "shutdown", "status", "tick"}
 	if int(t) < len(names) {
 		return names[t]
 	}
