@@ -450,9 +450,6 @@ func si(n int64) string {
 
 // alignedBuffer returns n bytes that begin on a page.
 func alignedBuffer(n int) []byte {
-	if n < 4096 {
-		n = (n + 511) &^ 511
-	}
 	b, err := unix.Mmap(-1, 0, max(n, 4096), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return make([]byte, n)
@@ -494,6 +491,7 @@ func gzipCmd(c *ctx) int {
 	if len(names) == 0 {
 		names = []string{"-"}
 	}
+	warned := false
 	for _, n := range names {
 		r, err := c.open(n)
 		if err != nil {
@@ -511,6 +509,7 @@ func gzipCmd(c *ctx) int {
 			if !ok && !stdout && n != "-" && !c.has('t') {
 				c.warn("%s: unknown suffix -- ignored", n)
 				r.Close()
+				warned = true
 				continue
 			}
 		}
@@ -523,9 +522,17 @@ func gzipCmd(c *ctx) int {
 			err = c.gzipFile(r, n, to, pump)
 		}
 		r.Close()
+		if errors.Is(err, fs.ErrExist) {
+			c.warn("%s already exists; not overwritten", to)
+			warned = true
+			continue
+		}
 		if err != nil {
 			c.warn("%s: %s", n, reason(err))
 		}
+	}
+	if warned {
+		return 2 // as gzip tells what it left alone from what failed
 	}
 	return c.code()
 }

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,17 +19,42 @@ import (
 // expandDirs replaces directories by the files under them.
 func expandDirs(c *ctx, names []string) (files []string) {
 	for _, n := range names {
-		filepath.WalkDir(n, func(p string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				c.warn("%s: %s", p, reason(err))
-			case d.Type().IsRegular() || p == n && !d.IsDir():
-				files = append(files, p)
-			}
-			return nil
-		})
+		st, err := os.Stat(n)
+		if err != nil || !st.IsDir() {
+			files = append(files, n) // whoever opens it tells
+			continue
+		}
+		files = append(files, c.filesIn(n)...)
 	}
 	return files
+}
+
+func (c *ctx) filesIn(dir string) (files []string) {
+	es, err := readDir(dir)
+	if err != nil {
+		c.warn("%s: %s", dir, reason(err))
+	}
+	for _, e := range es {
+		p := strings.TrimSuffix(dir, "/") + "/" + e.Name()
+		switch {
+		case e.IsDir():
+			files = append(files, c.filesIn(p)...)
+		case e.Type().IsRegular():
+			files = append(files, p)
+		}
+	}
+	return files
+}
+
+// readDir returns the entries of a directory in the file system's order, in
+// which find, grep -r and du go.
+func readDir(dir string) ([]fs.DirEntry, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ReadDir(-1)
 }
 
 func mkdir(c *ctx) int {
@@ -482,6 +506,11 @@ func parseMode(s string, old uint32, dir bool, mask uint32) (uint32, error) {
 		n, err := strconv.ParseUint(s, 8, 12)
 		if err != nil {
 			return 0, fmt.Errorf("invalid mode: '%s'", s)
+		}
+		if dir && len(s) < 5 {
+			// As GNU chmod: setuid and setgid of a directory go only when the
+			// mode has the digits to say so.
+			n |= uint64(old) & 0o6000
 		}
 		return uint32(n), nil
 	}
@@ -985,6 +1014,16 @@ func cmp(c *ctx) int {
 		defer r.Close()
 		rs[i] = io.LimitReader(r, limit)
 	}
+	width := 1
+	if c.has('l') {
+		small := limit
+		for _, n := range c.args {
+			if st, err := os.Stat(n); err == nil && st.Mode().IsRegular() {
+				small = min(small, st.Size())
+			}
+		}
+		width = len(strconv.FormatInt(small, 10))
+	}
 	var bufs [2][64 << 10]byte
 	at, line, code := int64(0), int64(1), 0
 	for {
@@ -1005,10 +1044,10 @@ func cmp(c *ctx) int {
 					case c.has('s'):
 						return 1
 					case c.has('l'):
-						fmt.Fprintf(c.out, "%d %3o %3o\n", at+int64(i)+1, a[i], b[i])
+						fmt.Fprintf(c.out, "%*d %3o %3o\n", width, at+int64(i)+1, a[i], b[i])
 						code = 1
 					default:
-						fmt.Fprintf(c.out, "%s %s differ: byte %d, line %d\n", c.args[0], c.args[1], at+int64(i)+1, line)
+						fmt.Fprintf(c.out, "%s %s differ: char %d, line %d\n", c.args[0], c.args[1], at+int64(i)+1, line)
 						return 1
 					}
 				}
@@ -1077,11 +1116,4 @@ func parseDate(s string, stamp bool) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("invalid date '%s'", s)
-}
-
-// sorted returns the entries of a directory by name, as bytes.
-func sorted(dir string) ([]fs.DirEntry, error) {
-	es, err := os.ReadDir(dir)
-	slices.SortFunc(es, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	return es, err
 }

@@ -643,7 +643,7 @@ func du(c *ctx) int {
 			n = st.Size
 		}
 		if isDir {
-			es, err := os.ReadDir(p)
+			es, err := readDir(p)
 			if err != nil {
 				c.warn("cannot read directory '%s': %s", p, reason(err))
 			}
@@ -728,7 +728,7 @@ func (f *finder) visit(expr predicate, p string, st fs.FileInfo, level int) {
 		expr(e)
 	}
 	if st.IsDir() && !e.prune && level < f.max {
-		es, err := os.ReadDir(p)
+		es, err := readDir(p)
 		if err != nil {
 			f.c.warn("'%s': %s", p, reason(err))
 		}

@@ -28,10 +28,9 @@ func builtin(c *ctx) int {
 	return s.runArgs(append([]string{c.name}, c.args...))
 }
 
-func echo(c *ctx) int      { return builtin(c) }
-func printfCmd(c *ctx) int { return builtin(c) }
-func test(c *ctx) int      { return builtin(c) }
-func bracket(c *ctx) int   { return builtin(c) }
+func echo(c *ctx) int    { return builtin(c) }
+func test(c *ctx) int    { return builtin(c) }
+func bracket(c *ctx) int { return builtin(c) }
 
 // clearCmd clears the terminal; reset also leaves a character set that binary
 // output switched on.
@@ -566,7 +565,7 @@ func ps(c *ctx) int {
 		}
 	}
 	if len(format) == 0 {
-		format = []string{"pid", "tty", "time", "comm"}
+		format = []string{"pid", "tty", "time", "comm=CMD"}
 		if full {
 			format = []string{"user", "pid", "ppid", "stat", "tty", "time", "args"}
 		}
@@ -580,7 +579,7 @@ func ps(c *ctx) int {
 		if !own {
 			title = strings.ToUpper(name)
 			if name == "comm" || name == "args" {
-				title = map[string]string{"comm": "CMD", "args": "COMMAND"}[name]
+				title = "COMMAND"
 			}
 		}
 		titles = titles || title != ""

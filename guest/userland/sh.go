@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -103,6 +105,8 @@ type shellRun struct {
 	name   string
 	r      *interp.Runner
 	parser *syntax.Parser
+	jobs   jobs
+	traps  traps
 }
 
 func newShell(name string, set, params []string) (*shellRun, error) {
@@ -112,6 +116,7 @@ func newShell(name string, set, params []string) (*shellRun, error) {
 		interp.StdIO(os.Stdin, os.Stdout, os.Stderr),
 		interp.Env(expand.ListEnviron(env...)),
 		interp.ExecHandlers(s.exec),
+		interp.CallHandler(s.call),
 		interp.Params(append(append([]string(nil), set...), append([]string{"--"}, params...)...)...),
 	}
 	r, err := interp.New(opts...)
@@ -119,7 +124,16 @@ func newShell(name string, set, params []string) (*shellRun, error) {
 		return nil, err
 	}
 	s.r = r
-	return s, nil
+	return s, errors.Join(s.set(jobVar, "0"), s.set(nameVar, "'"+strings.ReplaceAll(name, "'", `'\''`)+"'"))
+}
+
+// set sets a variable of the shell.
+func (s *shellRun) set(name, value string) error {
+	prog, err := s.parser.Parse(strings.NewReader(name+"="+value), "")
+	if err != nil {
+		return err
+	}
+	return s.r.Run(context.Background(), prog.Stmts[0])
 }
 
 // runAll runs a script that is all there.
@@ -129,29 +143,84 @@ func (s *shellRun) runAll(r io.Reader) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
+	rewrite(prog)
+	// Statement by statement, as an end of file would run the EXIT trap before
+	// the traps of signals that came late.
+	code := 0
+	for _, st := range prog.Stmts {
+		code = s.code(s.r.Run(context.Background(), st))
+		if s.r.Exited() {
+			return code
+		}
+	}
+	return s.end(code)
+}
+
+// end is the end of a script: traps on it run.
+func (s *shellRun) end(code int) int {
+	if code = s.finishTraps(code); s.r.Exited() {
+		return code
+	}
+	prog, err := s.parser.Parse(strings.NewReader(fmt.Sprintf("exit %d", code)), s.name)
+	if err != nil {
+		return code
+	}
 	return s.code(s.r.Run(context.Background(), prog))
 }
 
-// runStream runs a script as it is read, statement by statement, so that
-// commands in it find what follows them in the input.
+// runStream runs a script as it is read, line by line, so that commands in it
+// find what follows them in the input.
 func (s *shellRun) runStream(f *os.File) int {
-	// Byte by byte: what the parser reads ahead is lost to the commands.
-	code := 0
-	err := s.parser.Stmts(oneByte{f}, func(st *syntax.Stmt) bool {
-		code = s.code(s.r.Run(context.Background(), st))
-		return !s.r.Exited()
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 2
+	code, exited := s.lines(oneByte{f}, func(bool) {})
+	if exited {
+		return code
 	}
-	if !s.r.Exited() {
-		// The end of the script is an exit: traps on it run.
-		if end, err := s.parser.Parse(strings.NewReader(fmt.Sprintf("exit %d", code)), s.name); err == nil {
-			code = s.code(s.r.Run(context.Background(), end))
+	return s.end(code)
+}
+
+// lines runs complete statements as their lines come. prompt is called before
+// each line with whether it goes on an unfinished statement.
+func (s *shellRun) lines(r io.Reader, prompt func(more bool)) (code int, exited bool) {
+	// No more than a byte ahead of what r gives at a time: what a buffer held
+	// would be lost to the commands.
+	in := bufio.NewReaderSize(r, 16)
+	for {
+		prompt(false)
+		text := ""
+		for {
+			line, err := in.ReadString('\n')
+			text += line
+			if err != nil && text == "" {
+				return code, false
+			}
+			prog, perr := s.parser.Parse(strings.NewReader(text), s.name)
+			if perr != nil && syntax.IsIncomplete(perr) && err == nil {
+				prompt(true)
+				continue
+			}
+			if perr != nil {
+				fmt.Fprintln(os.Stderr, perr)
+				code = 2
+				s.status(code)
+				break
+			}
+			rewrite(prog)
+			for _, st := range prog.Stmts {
+				code = s.code(s.r.Run(context.Background(), st))
+				if s.r.Exited() {
+					return code, true
+				}
+			}
+			break
 		}
 	}
-	return code
+}
+
+// status sets $?.
+func (s *shellRun) status(code int) {
+	if prog, err := s.parser.Parse(strings.NewReader(fmt.Sprintf("(exit %d)", code)), ""); err == nil {
+		s.r.Run(context.Background(), prog.Stmts[0])
+	}
 }
 
 // oneByte reads one byte at a time.
@@ -180,57 +249,53 @@ func (s *shellRun) interact() int {
 	signal.Notify(ch, unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGTERM)
 	defer signal.Stop(ch)
 	interp.Interactive(true)(s.r)
-	code := 0
-	in := bufio.NewReader(os.Stdin)
-	for {
+	code, _ := s.lines(oneByte{os.Stdin}, func(more bool) {
+		if more {
+			fmt.Fprint(os.Stderr, "> ")
+			return
+		}
 		prompt := os.Getenv("PS1")
 		if prompt == "" {
-			dir, _ := os.Getwd()
-			if s.r.Dir != "" {
-				dir = s.r.Dir
-			}
 			host, _ := os.Hostname()
-			prompt = fmt.Sprintf("%s:%s# ", host, dir)
+			prompt = fmt.Sprintf("%s:%s# ", host, s.r.Dir)
 		}
 		fmt.Fprint(os.Stderr, prompt)
-		text := ""
-		for {
-			line, err := in.ReadString('\n')
-			text += line
-			if err != nil && text == "" {
-				fmt.Fprintln(os.Stderr)
-				return code
-			}
-			prog, perr := s.parser.Parse(strings.NewReader(text), s.name)
-			if perr != nil && syntax.IsIncomplete(perr) && err == nil {
-				fmt.Fprint(os.Stderr, "> ")
-				continue
-			}
-			if perr != nil {
-				fmt.Fprintln(os.Stderr, perr)
-				code = 2
-				break
-			}
-			for _, st := range prog.Stmts {
-				code = s.code(s.r.Run(context.Background(), st))
-				if s.r.Exited() {
-					return code
-				}
-			}
-			break
-		}
+	})
+	if !s.r.Exited() {
+		fmt.Fprintln(os.Stderr) // the end of the input left the prompt's line open
 	}
+	return code
 }
 
 // exec runs a command that is no builtin of the interpreter.
 func (s *shellRun) exec(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 	return func(ctx context.Context, args []string) error {
 		hc := interp.HandlerCtx(ctx)
+		if own, ok := strings.CutPrefix(args[0], ownPrefix); ok && own == "kill" || own == "umask" || own == "ulimit" || own == "printf" {
+			args = append([]string{own}, args[1:]...)
+		}
 		switch args[0] {
+		case "printf":
+			if code := printf(s.name, args[1:], hc.Stdout, hc.Stderr); code != 0 {
+				return interp.ExitStatus(code)
+			}
+			return nil
 		case "umask":
 			return umask(hc, args[1:])
 		case "ulimit":
 			return ulimit(hc, args[1:])
+		}
+		if err, ok := s.jobs.builtin(hc, args); ok {
+			return err
+		}
+		job := hc.Env.Get(inVar).String()
+		if job != "" {
+			if sig := s.jobs.killed(job); sig != 0 {
+				return hc.Builtin(ctx, []string{"exit", strconv.Itoa(128 + int(sig))})
+			}
+		}
+		if args[0] == "kill" {
+			return s.kill(hc, args[1:])
 		}
 		path, err := interp.LookPathDir(hc.Dir, hc.Env, args[0])
 		if err != nil {
@@ -256,6 +321,10 @@ func (s *shellRun) exec(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 				return interp.ExitStatus(127)
 			}
 			return interp.ExitStatus(126)
+		}
+		if job != "" {
+			s.jobs.begin(job, cmd.Process.Pid)
+			defer s.jobs.exited(job, cmd.Process.Pid)
 		}
 		return exitStatus(cmd.Wait())
 	}
@@ -305,6 +374,20 @@ func environ(env expand.Environ) (list []string) {
 		}
 	}
 	return list
+}
+
+// kill is the builtin for process numbers; it must not depend on a process
+// that can be started.
+func (s *shellRun) kill(hc interp.HandlerContext, args []string) error {
+	self := &ctx{name: "kill", args: slices.Clone(args)}
+	if sig, err := self.signalOption(); err == nil && slices.Equal(self.args, []string{strconv.Itoa(os.Getpid())}) && s.traps.deliver(sig) {
+		return nil
+	}
+	c := &ctx{name: "kill", args: args, out: bufio.NewWriter(hc.Stdout), err: hc.Stderr}
+	if code := c.finish(kill(c)); code != 0 {
+		return interp.ExitStatus(code)
+	}
+	return nil
 }
 
 func umask(hc interp.HandlerContext, args []string) error {

@@ -690,6 +690,7 @@ func df(c *ctx) int {
 	if c.has('T') {
 		head = slices.Insert(head, 1, "Type")
 	}
+	head[0] = fmt.Sprintf("%-14s", head[0]) // as wide as df has it
 	table := [][]string{head}
 	seen := map[string]bool{}
 	for _, r := range rows {

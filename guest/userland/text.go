@@ -404,8 +404,9 @@ func wc(c *ctx) int {
 	width := 1
 	if len(pick(total)) > 1 || len(c.args) > 1 {
 		width = len(strconv.FormatInt(total.b, 10))
-		for _, name := range append([]string{}, c.args...) {
-			if st, err := os.Stat(name); name == "-" || err != nil || !st.Mode().IsRegular() {
+		for _, name := range c.args {
+			st, err := os.Stat(name)
+			if name == "-" || err == nil && !st.Mode().IsRegular() {
 				width = max(width, 7)
 			}
 		}

@@ -650,7 +650,7 @@ func compareNumbers(x, y []byte) int {
 }
 
 func grep(c *ctx) int {
-	if !c.getopt("EFGPaAHhIiLlnoqRrsvwxce:f:m:zA:B:C:", "extended-regexp=E", "fixed-strings=F", "ignore-case=i", "invert-match=v", "count=c",
+	if !c.getopt("EFGPaHhIiLlnoqRrsvwxce:f:m:zA:B:C:", "extended-regexp=E", "fixed-strings=F", "ignore-case=i", "invert-match=v", "count=c",
 		"files-with-matches=l", "files-without-match=L", "line-number=n", "only-matching=o", "quiet=q", "silent=q", "recursive=r",
 		"no-messages=s", "word-regexp=w", "line-regexp=x", "regexp=e", "file=f", "max-count=m", "no-filename=h", "with-filename=H",
 		"after-context=A", "before-context=B", "context=C", "text=a") {

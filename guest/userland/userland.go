@@ -253,7 +253,11 @@ func (c *ctx) opt(name byte, def string) string {
 
 // usage reports a wrong call.
 func (c *ctx) usage(text string) int {
-	return c.fail(2, "usage: %s %s", c.name, text)
+	code := 1
+	if c.name == "cmp" || strings.HasSuffix(c.name, "grep") {
+		code = 2 // where 1 means something else
+	}
+	return c.fail(code, "usage: %s %s", c.name, text)
 }
 
 // open opens an operand for reading; "-" is the standard input.

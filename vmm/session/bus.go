@@ -1,6 +1,23 @@
 package session
 
-import "strings"
+import (
+	"context"
+	"strings"
+
+	"github.com/hvpost/hvpost/vmbus"
+)
+
+// A timed device tells when the guest opens it.
+type timed struct {
+	vmbus.Device
+	opened func()
+}
+
+// Serve implements vmbus.Device.
+func (d *timed) Serve(ctx context.Context, ch *vmbus.Channel) error {
+	d.opened()
+	return d.Device.Serve(ctx, ch)
+}
 
 // snapshotBus records the bus as it is now. It is called when the command has
 // ended and again when the machine has; the first counts.

@@ -69,7 +69,7 @@ type Kernel struct {
 type Phases struct {
 	Prepared float64 `json:"prepared"`  // kernel, modules and image found
 	FirstRun float64 `json:"first_run"` // first guest instruction
-	VMBus    float64 `json:"vmbus"`     // the guest agreed on a VMBus version
+	VMBus    float64 `json:"vmbus"`     // the guest opened its first VMBus channel
 	Agent    float64 `json:"agent"`     // the agent said hello
 	Command  float64 `json:"command"`   // the command runs
 	Exit     float64 `json:"exit"`      // the command's exit arrived

@@ -126,7 +126,7 @@ func (r *run) run(ctx context.Context, res *Result) (err error) {
 	r.shutdown = new(ic.Shutdown)
 	if bus := r.machine.Bus(); bus != nil {
 		for _, d := range []vmbus.Device{new(ic.Heartbeat), r.shutdown, &ic.TimeSync{Reference: r.machine.Clock()}} {
-			if err := bus.Offer(d); err != nil {
+			if err := bus.Offer(&timed{d, func() { r.mark(&r.phases.VMBus) }}); err != nil {
 				return err
 			}
 		}
