@@ -11,7 +11,7 @@ part() { # name, command...
 	echo "--- $name: $((SECONDS - start)) s"
 }
 part "kernels" ./hvpost kernel fetch debian:6.12 debian:6.1 debian:6.12:amd64
-part "unit tests" go test ./...
+part "unit tests" make -s unit
 part "race tests" make -s race
 part "guest tests" scripts/guest-test.sh
 part "fuzzing" scripts/fuzz.sh "${FUZZTIME_OTHERS:-3s}" "$FUZZTIME"

@@ -440,12 +440,13 @@ func TestBadClients(t *testing.T) {
 			}
 			defer conn.Close()
 			w := wire.NewWriter(conn)
+			// The daemon may hang up before it was told everything.
 			for _, f := range tc.frames {
-				if err := w.Write(f); err != nil {
+				if err := w.Write(f); err != nil && !errors.Is(err, unix.EPIPE) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := conn.Write([]byte(tc.raw)); err != nil {
+			if _, err := conn.Write([]byte(tc.raw)); err != nil && !errors.Is(err, unix.EPIPE) {
 				t.Fatal(err)
 			}
 			// The daemon's end of it is an end of file, or a reset when it had not read everything.
