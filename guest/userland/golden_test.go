@@ -67,3 +67,9 @@ func TestProcLikeHost(t *testing.T) {
 		"unlink a && ls a", "unlink missing", "chown root:root a && stat -c %U:%G a", "chown nobody a && stat -c %U a", "chown 12:34 a && stat -c %u:%g a", "chown nosuchuser a", "chgrp 7 a && stat -c %g a", "chown -R 5 d && stat -c %u d/e/z.c", "chown :9 a; stat -c %u:%g a",
 	})
 }
+
+// TestRegressEmptyClassOfTr: "[:]" is three characters and no class; taking it
+// for one was a slice out of range.
+func TestRegressEmptyClassOfTr(t *testing.T) {
+	likeHost(t, []string{"tr '[:]' x <csv"})
+}

@@ -93,7 +93,11 @@ func (p *Plan) Run(ctx context.Context) (*Result, error) {
 func (r *run) run(ctx context.Context, res *Result) (err error) {
 	r.console = &console{w: r.opts.Console}
 	if path := r.opts.ConsoleLog; path != "" {
-		f, err := os.Create(path)
+		open := os.Create
+		if IsStream(path) {
+			open = OpenStream
+		}
+		f, err := open(path)
 		if err != nil {
 			return fmt.Errorf("console log: %w", err)
 		}
@@ -337,11 +341,11 @@ func exitReason(e *link.Exit) (Reason, string) {
 	case e.Shutdown != "":
 		return ReasonNoResult, "the guest was told to power off before the command ended"
 	case e.Reason == link.ReasonNotFound:
-		return ReasonNotFound, e.Error
+		return ReasonNotFound, clean(e.Error)
 	case e.Reason == link.ReasonExecFailed:
-		return ReasonCannotRun, e.Error
+		return ReasonCannotRun, clean(e.Error)
 	case e.Reason == link.ReasonAgent:
-		return ReasonNoResult, "the agent in the guest failed: " + e.Error
+		return ReasonNoResult, "the agent in the guest failed: " + clean(e.Error)
 	case e.Reason == link.ReasonSignal:
 		return ReasonExit, "ended by " + e.SignalName()
 	}
