@@ -1,6 +1,8 @@
 package session
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"os"
 
@@ -37,23 +39,49 @@ func (p *Plan) kernelPath() string {
 }
 
 // load is the machine's loader.
-func (p *Plan) load(mem *guest.Memory, fw vmm.Firmware) (boot.State, error) {
+func (p *Plan) load(mem *guest.Memory, fw vmm.Firmware) (state boot.State, err error) {
+	err = p.withImage(func(image *boot.Image, protocol boot.Protocol, params boot.Params) error {
+		params.Map, params.RSDP = fw.Map, fw.RSDP
+		loaded, err := image.Load(mem, protocol, params)
+		if err == nil {
+			state = loaded.State
+		}
+		return err
+	})
+	return state, err
+}
+
+// checkImage finds out what load would find wrong: a file that is no kernel
+// for this protocol, a command line that is too long, a kernel or an initrd
+// that does not fit into memory. The agent's window lies in the hole below
+// 4 GiB, so that RAM alone makes the map.
+func (p *Plan) checkImage(context.Context) error {
+	_, ram, err := boot.Layout(p.opts.Memory)
+	if err != nil {
+		return err
+	}
+	return p.withImage(func(image *boot.Image, protocol boot.Protocol, params boot.Params) error {
+		params.Map = ram
+		return image.Check(protocol, params)
+	})
+}
+
+// withImage opens the kernel and what it is loaded with for the time of f.
+func (p *Plan) withImage(f func(*boot.Image, boot.Protocol, boot.Params) error) error {
 	path := p.kernelPath()
 	if path == "" {
-		return boot.State{}, fmt.Errorf("kernel %s has no image for --boot=%s", p.kernel.Name, p.bootProtocol())
+		return fmt.Errorf("kernel %s has no image for --boot=%s; try --boot=auto", cmp.Or(p.kernel.Image, p.kernel.Vmlinux), p.bootProtocol())
 	}
-	f, err := os.Open(path)
+	file, err := os.Open(path)
 	if err != nil {
-		return boot.State{}, fmt.Errorf("kernel: %w", err)
+		return fmt.Errorf("kernel: %w", err)
 	}
-	defer f.Close()
-	image, err := boot.Open(f)
+	defer file.Close()
+	image, err := boot.Open(file)
 	if err != nil {
-		return boot.State{}, err
+		return err
 	}
 	params := boot.Params{
-		Map:     fw.Map,
-		RSDP:    fw.RSDP,
 		Cmdline: p.cmdline(windowParameter()),
 		Initrd: []boot.Part{{
 			Name: "of the agent", Size: p.image.Size,
@@ -61,16 +89,12 @@ func (p *Plan) load(mem *guest.Memory, fw vmm.Firmware) (boot.State, error) {
 		}},
 	}
 	if p.opts.Initrd != "" {
-		user, err := os.Open(p.opts.Initrd)
+		user, size, err := openInitrd(p.opts.Initrd)
 		if err != nil {
-			return boot.State{}, fmt.Errorf("--initrd: %w", err)
+			return fmt.Errorf("--initrd: %w", err)
 		}
 		defer user.Close()
-		st, err := user.Stat()
-		if err != nil {
-			return boot.State{}, fmt.Errorf("--initrd: %w", err)
-		}
-		params.Initrd = append(params.Initrd, boot.Part{Name: p.opts.Initrd, R: user, Size: st.Size()})
+		params.Initrd = append(params.Initrd, boot.Part{Name: p.opts.Initrd, R: user, Size: size})
 	}
 	protocol := boot.Linux64
 	switch p.bootProtocol() {
@@ -79,11 +103,20 @@ func (p *Plan) load(mem *guest.Memory, fw vmm.Firmware) (boot.State, error) {
 	case "pvh":
 		protocol = boot.PVH
 	}
-	loaded, err := image.Load(mem, protocol, params)
+	return f(image, protocol, params)
+}
+
+// openInitrd opens a regular file; a FIFO must not block.
+func openInitrd(path string) (*os.File, int64, error) {
+	st, err := os.Stat(path)
 	if err != nil {
-		return boot.State{}, err
+		return nil, 0, fmt.Errorf("%s: %w", path, reason(err))
 	}
-	return loaded.State, nil
+	if !st.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s: not a regular file", path)
+	}
+	f, err := os.Open(path)
+	return f, st.Size(), err
 }
 
 // vmbusMax is the newest version for the server to agree to.

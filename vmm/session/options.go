@@ -170,8 +170,10 @@ func (o *Options) check() error {
 		return fmt.Errorf("memory of %d bytes is not a whole number of MiB", o.Memory)
 	case o.CPUs < 1 || o.CPUs > MaxCPUs:
 		return fmt.Errorf("%d CPUs: a guest has 1 to %d", o.CPUs, MaxCPUs)
-	case o.Timeout < 0 || o.BootTimeout < 0:
-		return fmt.Errorf("a timeout cannot be negative")
+	case o.Timeout < 0:
+		return fmt.Errorf("timeout of %v: cannot be negative", o.Timeout)
+	case o.BootTimeout < 0:
+		return fmt.Errorf("boot timeout of %v: cannot be negative", o.BootTimeout)
 	}
 	switch o.Boot {
 	case "auto", "linux64", "bzimage", "pvh":

@@ -1,7 +1,9 @@
 package session
 
 import (
+	"cmp"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,13 +30,20 @@ type Plan struct {
 	files    *initrd.Builder
 	image    *initrd.Image
 	job      link.Job
-	prepared float64 // ms since Options.Started
+	notes    []string // for the user, when everything is found
+	prepared float64  // ms since Options.Started
 
 	bus *VMBus // as it was when the command ended; set by the run
 }
 
 // vmbusModules are what makes a Linux guest a guest of ours.
 var vmbusModules = []string{"hv_vmbus", "hv_utils"}
+
+// kernelHelpers are the programs that a kernel itself calls, by these paths in
+// /sbin; without poweroff the shutdown device would switch off without asking
+// anybody in the guest. modprobe is not among them: a kernel that asks for
+// modules while it boots would wait for each answer.
+var kernelHelpers = []string{"poweroff", "reboot", "halt", "shutdown"}
 
 // modulesDir is where modules lie in the image.
 const modulesDir = "/.hvpost/modules/"
@@ -50,9 +59,14 @@ func Prepare(ctx context.Context, opts Options) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{opts: opts}
-	for _, step := range []func(context.Context) error{p.findKernel, p.findModules, p.buildImage} {
+	for _, step := range []func(context.Context) error{p.findKernel, p.findModules, p.buildImage, p.checkImage} {
 		if err := step(ctx); err != nil {
 			return nil, err
+		}
+	}
+	if opts.Logf != nil { // only now: an error is one line
+		for _, n := range p.notes {
+			opts.Logf("%s", n)
 		}
 	}
 	p.prepared = float64(time.Since(opts.Started).Microseconds()) / 1000
@@ -65,8 +79,32 @@ func KernelOptions() kernel.Options {
 }
 
 func (p *Plan) findKernel(ctx context.Context) (err error) {
+	if err := checkKernelFile(cmp.Or(p.opts.Kernel, os.Getenv(kernel.EnvKernel))); err != nil {
+		return err
+	}
 	p.kernel, err = kernel.Resolve(ctx, p.opts.Kernel, KernelOptions())
 	return err
+}
+
+// checkKernelFile looks at a kernel that is given as a file before anything is
+// derived from it: nothing is cached of what is no kernel.
+func checkKernelFile(spec string) error {
+	st, err := os.Stat(spec)
+	if err != nil || st.IsDir() || strings.HasSuffix(spec, ".deb") {
+		return nil // kernel.Resolve knows more
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("kernel %s: not a regular file", spec)
+	}
+	f, err := os.Open(spec)
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	defer f.Close()
+	if _, err := boot.Open(f); err != nil {
+		return fmt.Errorf("kernel %w", err)
+	}
+	return nil
 }
 
 // findModules resolves the VMBus modules and the user's. A kernel without
@@ -113,10 +151,9 @@ func (p *Plan) addModules(mods []kernel.Module) {
 	}
 }
 
+// say notes a line for the user.
 func (p *Plan) say(format string, args ...any) {
-	if p.opts.Logf != nil {
-		p.opts.Logf(format, args...)
-	}
+	p.notes = append(p.notes, fmt.Sprintf(format, args...))
 }
 
 // buildImage lists what goes into the initial RAM file system.
@@ -133,6 +170,11 @@ func (p *Plan) buildImage(context.Context) error {
 	if err := initrd.Base(b, self, userland.Applets()); err != nil {
 		return err
 	}
+	for _, name := range kernelHelpers {
+		if err := b.AddSymlink("/init", "/sbin/"+name); err != nil {
+			return err
+		}
+	}
 	p.job = link.Job{
 		Env:      p.opts.Env,
 		Cwd:      p.opts.Dir,
@@ -140,6 +182,9 @@ func (p *Plan) buildImage(context.Context) error {
 		Info:     true,
 	}
 	for _, m := range p.modules {
+		if err := checkModule(m.Path); err != nil {
+			return fmt.Errorf("module %s: %s: %w", m.Name, m.Source, err)
+		}
 		path := modulesDir + m.Name + ".ko"
 		if err := b.AddFile(m.Path, path); err != nil {
 			return fmt.Errorf("module %s: %w", m.Name, err)
@@ -171,6 +216,26 @@ func (p *Plan) buildImage(context.Context) error {
 	p.files = b
 	p.image, err = b.Build()
 	return err
+}
+
+// checkModule reports a file that no x86-64 kernel would load: it would be
+// refused in the guest, after a boot.
+func checkModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return reason(err)
+	}
+	defer f.Close()
+	e, err := elf.NewFile(f)
+	switch {
+	case err != nil:
+		return errors.New("is not a kernel module: damaged, or no ELF file")
+	case e.Type != elf.ET_REL:
+		return errors.New("is not a kernel module, but another kind of ELF file")
+	case e.Machine != elf.EM_X86_64:
+		return fmt.Errorf("is a module for another processor (%v); an x86-64 one is needed", e.Machine)
+	}
+	return nil
 }
 
 // addCommand puts the command into the image. A bare name of the built-in

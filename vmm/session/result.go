@@ -91,18 +91,49 @@ type VMBusDevice struct {
 	Driver   string `json:"driver,omitempty"` // in the guest, as its agent saw it
 }
 
-// WriteFile writes the result as JSON, whole or not at all.
+// WriteFile writes the result as JSON: to a file whole or not at all, through
+// to a pipe or a device.
 func (r *Result) WriteFile(path string) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
+	b = append(b, '\n')
+	if IsStream(path) {
+		err = writeStream(path, b)
+	} else {
+		err = replaceFile(path, b)
+	}
+	if err != nil {
+		return fmt.Errorf("result file %s: %w", path, reason(err))
+	}
+	return nil
+}
+
+func writeStream(path string, b []byte) error {
+	f, err := OpenStream(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// replaceFile makes path a file with the contents b. A link stays one: its
+// target is replaced.
+func replaceFile(path string, b []byte) error {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".hvpost-result-*")
 	if err != nil {
-		return fmt.Errorf("result file %s: %w", path, err)
+		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if e := f.Chmod(0o644); err == nil {
 		err = e
 	}
@@ -112,8 +143,5 @@ func (r *Result) WriteFile(path string) error {
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
-	if err != nil {
-		return fmt.Errorf("result file %s: %w", path, err)
-	}
-	return nil
+	return err
 }
