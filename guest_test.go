@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func hvpost(t *testing.T, stdin []byte, args ...string) ran {
 
 // start starts ./hvpost run; the function returned calls during, if any, and
 // waits for the end.
-func start(t *testing.T, stdin []byte, args ...string) func(during func(*os.Process)) ran {
+func start(t *testing.T, stdin []byte, args ...string) func(during func(*os.Process, *output)) ran {
 	t.Helper()
 	bin, err := filepath.Abs("hvpost")
 	if err != nil {
@@ -55,24 +56,25 @@ func start(t *testing.T, stdin []byte, args ...string) func(during func(*os.Proc
 	result := filepath.Join(t.TempDir(), "result.json")
 	ctx, cancel := context.WithTimeout(context.Background(), perRun)
 	cmd := exec.CommandContext(ctx, bin, append([]string{"run", "--result", result}, args...)...)
-	var out, stderr bytes.Buffer
+	var out output
+	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &stderr
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		cancel()
 		t.Fatal(err)
 	}
-	return func(during func(*os.Process)) ran {
+	return func(during func(*os.Process, *output)) ran {
 		t.Helper()
 		defer cancel()
 		if during != nil {
-			during(cmd.Process)
+			during(cmd.Process, &out)
 		}
 		cmd.Wait()
 		if ctx.Err() != nil {
 			t.Fatalf("hvpost run %q did not end within %v\n%s", args, perRun, stderr.String())
 		}
-		r := ran{code: cmd.ProcessState.ExitCode(), out: out.Bytes(), err: stderr.String(), took: time.Since(begin)}
+		r := ran{code: cmd.ProcessState.ExitCode(), out: out.bytes(), err: stderr.String(), took: time.Since(begin)}
 		if b, err := os.ReadFile(result); err == nil && len(b) > 0 {
 			r.result = new(session.Result)
 			if err := json.Unmarshal(b, r.result); err != nil {
@@ -85,6 +87,42 @@ func start(t *testing.T, stdin []byte, args ...string) func(during func(*os.Proc
 			}
 		}
 		return r
+	}
+}
+
+// output collects what a process prints, and lets a test wait for it.
+type output struct {
+	mu  sync.Mutex
+	b   []byte
+	got sync.Cond
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.b = append(o.b, p...)
+	if o.got.L != nil {
+		o.got.Broadcast()
+	}
+	return len(p), nil
+}
+
+func (o *output) bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b
+}
+
+// wait returns when the text was printed.
+func (o *output) wait(t *testing.T, text string) {
+	t.Helper()
+	late := time.AfterFunc(perRun, func() { o.Write([]byte("\n(the test gave up waiting)\n" + text)) })
+	defer late.Stop()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.got.L = &o.mu
+	for !bytes.Contains(o.b, []byte(text)) {
+		o.got.Wait()
 	}
 }
 
@@ -249,8 +287,8 @@ func TestGuest_Terminate_ShutsDownThroughTheDevice(t *testing.T) {
 	for _, k := range kernels {
 		t.Run(k, func(t *testing.T) {
 			run := start(t, nil, "-k", k, "--", "sh", "-c", "trap 'echo term; exit 3' TERM; echo up; while :; do sleep 1; done")
-			r := run(func(p *os.Process) {
-				time.Sleep(20 * time.Second)
+			r := run(func(p *os.Process, out *output) {
+				out.wait(t, "up\n")
 				p.Signal(syscall.SIGTERM)
 			})
 			if r.code != 128+int(syscall.SIGTERM) {
