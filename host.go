@@ -5,10 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -101,6 +102,8 @@ func (f *runFlags) runEmulated(ctx context.Context, where place, fs *pflag.FlagS
 	if err != nil {
 		return err
 	}
+	var streams streamed
+	defer streams.remove()
 	argv := func(outs *emuhost.Outputs) ([]string, error) {
 		argv := []string{self, "run", "--host=kvm"}
 		var err error
@@ -112,7 +115,10 @@ func (f *runFlags) runEmulated(ctx context.Context, where place, fs *pflag.FlagS
 			case "result", "console-log":
 				// The file is written in there and comes out afterwards.
 				var e error
-				if value, e = outs.Map(value); err == nil {
+				if value, e = streams.file(value); e == nil {
+					value, e = mapOutput(outs, value)
+				}
+				if err == nil {
 					err = e
 				}
 			}
@@ -135,13 +141,82 @@ func (f *runFlags) runEmulated(ctx context.Context, where place, fs *pflag.FlagS
 		cfg.MemoryMiB = need
 	}
 	code, err := execEmulated(ctx, cfg, emuhost.Cmd{TTY: f.wantsTTY()}, argv)
+	if err == nil {
+		err = streams.copy()
+	}
 	if err != nil {
-		return f.finish(&session.Result{Reason: session.ReasonError, Detail: err.Error(), Command: f.opts.Argv}, err)
+		return f.failed(session.ReasonError, err)
 	}
 	if code != 0 {
 		return exitError(code)
 	}
 	return nil
+}
+
+// inherited are the streams that mean the same in the emulated host as here.
+var inherited = []string{"/dev/stdout", "/dev/stderr", os.DevNull}
+
+func mapOutput(outs *emuhost.Outputs, path string) (string, error) {
+	if slices.Contains(inherited, path) {
+		return path, nil
+	}
+	return outs.Map(path)
+}
+
+// streamed are files that stand in for the streams of this side, a FIFO for
+// instance, which a command in the emulated host cannot reach. What is in
+// them is copied when the command has ended.
+type streamed struct {
+	dir   string // "" until needed
+	paths []string
+}
+
+// file returns the path that stands in for path: itself where it can.
+func (s *streamed) file(path string) (string, error) {
+	if !session.IsStream(path) || slices.Contains(inherited, path) {
+		return path, nil
+	}
+	if s.dir == "" {
+		dir, err := os.MkdirTemp("", "hvpost-")
+		if err != nil {
+			return "", err
+		}
+		s.dir = dir
+	}
+	s.paths = append(s.paths, path)
+	return s.name(len(s.paths) - 1), nil
+}
+
+func (s *streamed) name(i int) string { return filepath.Join(s.dir, fmt.Sprint(i)) }
+
+func (s *streamed) copy() error {
+	for i, path := range s.paths {
+		from, err := os.Open(s.name(i))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // not written
+		}
+		if err != nil {
+			return err
+		}
+		to, err := session.OpenStream(path)
+		if err == nil {
+			_, err = io.Copy(to, from)
+			if e := to.Close(); err == nil {
+				err = e
+			}
+		}
+		from.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *streamed) remove() {
+	if s.dir != "" {
+		os.RemoveAll(s.dir)
+	}
 }
 
 // execEmulated runs cmd in the emulated host that is up, or in one of its
@@ -277,7 +352,7 @@ that later commands use; without it each command boots its own.`,
 			code, err := execEmulated(cmd.Context(), cfg, emuhost.Cmd{TTY: tty},
 				func(outs *emuhost.Outputs) ([]string, error) { return outs.MapTestArgs(args) })
 			if err != nil {
-				say("%s", strings.TrimSpace(err.Error()))
+				complain(err)
 			}
 			if code != 0 {
 				return exitError(code)

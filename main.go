@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,11 +65,12 @@ func execute() int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	say("%v", err)
+	complain(err)
 	return codeError
 }
 
-// quiet drops what say says.
+// quiet drops what say says. Errors of hvpost itself are not said but
+// complained of: a failure without a cause would be of use to nobody.
 var quiet bool
 
 // say prints one line for the user on stderr.
@@ -76,6 +78,22 @@ func say(format string, args ...any) {
 	if !quiet {
 		fmt.Fprintf(os.Stderr, "hvpost: "+format+"\n", args...)
 	}
+}
+
+// complain prints an error.
+func complain(err error) {
+	fmt.Fprintf(os.Stderr, "hvpost: %s\n", oneLine(err))
+}
+
+// oneLine is the text of an error, whatever it is made of.
+func oneLine(err error) string {
+	var parts []string
+	for l := range strings.Lines(err.Error()) {
+		if l = strings.TrimSpace(l); l != "" {
+			parts = append(parts, l)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 func rootCommand() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -60,6 +61,15 @@ file of --result says which it was when the command may use these codes too.`,
 		},
 	}
 	f.register(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if f.result == "" {
+			f.result = resultFlag(cmd.Flags(), os.Args)
+		}
+		if session.CheckOutput(f.result) != nil {
+			f.result = ""
+		}
+		return f.failed(session.ReasonError, err)
+	})
 	return cmd
 }
 
@@ -90,7 +100,7 @@ func (f *runFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.dryRun, "dry-run", false, "print what would be run as JSON, and exit")
 	fs.BoolVar(&f.skip, "skip-unsupported", false, "exit with 77 instead of 120 when the host has no usable KVM")
 	fs.BoolVarP(&o.Verbose, "verbose", "v", false, "kernel log on stderr, kernel not quiet")
-	fs.BoolVarP(&quiet, "quiet", "q", false, "no lines of hvpost's own on stderr")
+	fs.BoolVarP(&quiet, "quiet", "q", false, "no lines of hvpost's own on stderr but its errors")
 	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		switch name { // what users of other tools type
 		case "mem":
@@ -115,7 +125,7 @@ func (f *runFlags) complete() error {
 	if o.Memory == 0 {
 		return errors.New("--memory: a guest cannot have none")
 	}
-	if o.CPUs < 1 {
+	if o.CPUs < 1 || o.CPUs > session.MaxCPUs {
 		return fmt.Errorf("--cpus: %d CPUs: a guest has 1 to %d", o.CPUs, session.MaxCPUs)
 	}
 	if f.vmbusMax != "" {
@@ -145,40 +155,92 @@ func (f *runFlags) complete() error {
 	if o.Verbose {
 		o.Console = os.Stderr
 	}
-	if f.result != "" {
-		if err := checkWritable(f.result); err != nil {
-			return fmt.Errorf("--result: %w", err)
+	if o.ConsoleLog != "" {
+		if err := session.CheckOutput(o.ConsoleLog); err != nil {
+			return fmt.Errorf("--console-log: %w", err)
 		}
 	}
 	return nil
 }
 
-// checkWritable finds out before a run whether its result will have a place.
-func checkWritable(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
-	if err != nil {
-		return err
+// resultFlag finds --result behind a flag that could not be parsed: programs
+// look for the result then too. An unknown flag ends the search, for what
+// follows it may be the guest's command.
+func resultFlag(fs *pflag.FlagSet, args []string) string {
+	i := slices.Index(args, "run")
+	if i < 0 {
+		return ""
 	}
-	return f.Close()
+	lax := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	lax.SetInterspersed(false)
+	lax.SetNormalizeFunc(fs.GetNormalizeFunc())
+	lax.SetOutput(io.Discard)
+	lax.Usage = func() {}
+	var result string
+	fs.VisitAll(func(fl *pflag.Flag) {
+		to := new(string)
+		if fl.Name == "result" {
+			to = &result
+		}
+		lax.StringVarP(to, fl.Name, fl.Shorthand, "", "")
+		lax.Lookup(fl.Name).NoOptDefVal = fl.NoOptDefVal
+	})
+	_ = lax.Parse(args[i+1:]) // what it found before an error counts
+	return result
+}
+
+// failed reports an error that came before there was a run.
+func (f *runFlags) failed(reason session.Reason, err error) error {
+	return f.finish(&session.Result{Reason: reason, Detail: oneLine(err), Command: f.opts.Argv}, err)
 }
 
 func (f *runFlags) run(ctx context.Context, fs *pflag.FlagSet) error {
+	if f.result != "" {
+		if err := session.CheckOutput(f.result); err != nil {
+			f.result = ""
+			return f.failed(session.ReasonError, fmt.Errorf("--result: %w", err))
+		}
+	}
 	if err := f.complete(); err != nil {
-		return err
+		return f.failed(session.ReasonError, err)
 	}
 	where, err := chooseHost(f.host, f.opts.KVM)
 	if err != nil {
-		return f.finish(&session.Result{Reason: session.ReasonNoKVM, Detail: err.Error(), Command: f.opts.Argv}, err)
+		return f.failed(session.ReasonError, err)
 	}
 	if where.emulated && !f.dryRun {
 		// Everything that can be wrong with the request is found out here,
-		// before a host is booted for it.
-		if _, err := session.Prepare(ctx, f.opts); err != nil {
-			return f.finish(&session.Result{Reason: session.ReasonError, Detail: err.Error(), Command: f.opts.Argv}, err)
+		// before a host is booted for it. What there is to note is noted in
+		// there.
+		o := f.opts
+		o.Logf = nil
+		if err := f.rehearse(ctx, o); err != nil {
+			return err
 		}
 		return f.runEmulated(ctx, where, fs)
 	}
 	return f.runHere(ctx)
+}
+
+// rehearse prepares a run that will take place elsewhere.
+func (f *runFlags) rehearse(ctx context.Context, o session.Options) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer notifyStop(cancel, func() {})()
+	_, err := session.Prepare(ctx, o)
+	if ctx.Err() != nil {
+		return f.stopped(ctx)
+	}
+	if err != nil {
+		return f.failed(session.ReasonError, err)
+	}
+	return nil
+}
+
+// stopped reports a run that ended before it began.
+func (f *runFlags) stopped(ctx context.Context) error {
+	err := context.Cause(ctx)
+	return f.finish(&session.Result{Reason: session.ReasonStopped, StopSignal: stopSignal(ctx), Detail: err.Error(), Command: f.opts.Argv}, err)
 }
 
 // runHere runs the guest on this machine's KVM.
@@ -191,25 +253,28 @@ func (f *runFlags) runHere(ctx context.Context) error {
 	var t *terminal
 	defer func() { t.Restore() }()
 	if f.wantsTTY() && !f.dryRun {
-		var err error
-		if t, err = rawTerminal(); err == nil {
+		if t = userTerminal(); t != nil {
 			done := make(chan struct{})
 			defer close(done)
 			rows, cols := t.size()
 			o.TTY = &session.TTY{Rows: rows, Cols: cols, Resize: t.resizes(done)}
-			o.Stdin = &escapes{r: os.Stdin, help: os.Stderr, leave: func() { cancel(errLeft) }}
+			t.keys = newEscapes(os.Stderr, func() { cancel(errLeft) })
+			o.Stdin = t.keys
 			if o.Console != nil {
 				o.Console = &rawWriter{os.Stderr}
 			}
-			o.Logf = func(format string, args ...any) { say(format+"\r", args...) }
 		} else if f.tty {
 			o.TTY = &session.TTY{Rows: 24, Cols: 80}
 		}
 	}
+	stop := notifyStop(cancel, t.Restore)
+	defer stop()
 	plan, err := session.Prepare(ctx, *o)
+	if ctx.Err() != nil {
+		return f.stopped(ctx)
+	}
 	if err != nil {
-		t.Restore()
-		return f.finish(&session.Result{Reason: session.ReasonError, Detail: err.Error(), Command: o.Argv}, err)
+		return f.failed(session.ReasonError, err)
 	}
 	if f.dryRun {
 		enc := json.NewEncoder(os.Stdout)
@@ -220,15 +285,20 @@ func (f *runFlags) runHere(ctx context.Context) error {
 	// the runtime's monitor notices, which may take 10 ms. With a slot to
 	// spare, devices and timers never wait for that.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.CPUs+2))
-	stop := notifyStop(cancel, t.Restore)
-	defer stop()
+	// Raw no earlier than now: until here Ctrl-C ends the program.
+	if err := t.MakeRaw(); err != nil {
+		return f.failed(session.ReasonError, fmt.Errorf("terminal: %w", err))
+	}
+	stopKeys, err := t.StartKeys()
+	if err != nil {
+		t.Restore()
+		return f.failed(session.ReasonError, fmt.Errorf("terminal: %w", err))
+	}
 	res, err := plan.Run(ctx)
 	t.Restore()
+	stopKeys()
 	if res.Reason == session.ReasonStopped {
-		res.StopSignal = int(syscall.SIGINT)
-		if e, ok := errors.AsType[signalError](context.Cause(ctx)); ok {
-			res.StopSignal = int(e.sig)
-		}
+		res.StopSignal = stopSignal(ctx)
 	}
 	return f.finish(res, err)
 }
@@ -249,6 +319,14 @@ var errLeft = errors.New("left with Ctrl-A x")
 type signalError struct{ sig syscall.Signal }
 
 func (e signalError) Error() string { return e.sig.String() + " signal" }
+
+// stopSignal is the signal that ended the run, or that leaving it counts as.
+func stopSignal(ctx context.Context) int {
+	if e, ok := errors.AsType[signalError](context.Cause(ctx)); ok {
+		return int(e.sig)
+	}
+	return int(syscall.SIGINT)
+}
 
 // notifyStop cancels the run on the signals that end a program, which gives
 // the guest time to shut down. A second one ends the program at once, after
@@ -291,7 +369,7 @@ func (f *runFlags) finish(res *session.Result, err error) error {
 	res.ExitCode = code
 	if f.result != "" {
 		if werr := res.WriteFile(f.result); werr != nil {
-			say("%v", werr)
+			complain(werr)
 			code = codeError
 		}
 	}
@@ -337,7 +415,7 @@ func report(res *session.Result, err error) {
 	case session.ReasonExit:
 		return
 	case session.ReasonError, session.ReasonNoKVM:
-		say("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		complain(err)
 		return
 	case session.ReasonNotFound, session.ReasonCannotRun:
 		return // the agent said so on stderr, as a shell does

@@ -9,6 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// hugePage is the size in bytes of the huge pages that back RAM where the host
+// has them.
+const hugePage = 2 << 20
+
 // A Region is one contiguous piece of guest RAM.
 type Region struct {
 	Base GPA
@@ -65,11 +69,9 @@ func New(regions ...Region) (*Memory, error) {
 
 func mapRegion(r Region) ([]byte, error) {
 	if r.File != nil {
-		return unix.Mmap(int(r.File.Fd()), r.Offset, int(r.Size),
-			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+		return mapFile(int(r.File.Fd()), r.Offset, r.Size)
 	}
-	mem, err := unix.Mmap(-1, 0, int(r.Size), unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mem, err := mapAnonymous(r.Base, r.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func (m *Memory) Close() error {
 	}
 	var first error
 	for _, r := range m.regions {
-		if err := unix.Munmap(r.mem); err != nil && first == nil {
+		if err := unmap(r.mem); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -191,9 +193,28 @@ func (m *Memory) WriteAt(p []byte, a GPA) error {
 	})
 }
 
-// Zero clears n bytes at a: all of them, or none and ErrRange.
+// Zero clears n bytes at a: all of them, or none and ErrRange. Whole huge
+// pages are given back to the host instead: clearing pages that were never
+// touched would only make it provide them.
 func (m *Memory) Zero(a GPA, n uint64) error {
-	return m.each(a, n, zeroGuest)
+	if !m.Contains(a, n) {
+		return fmt.Errorf("%w: %d bytes at %v", ErrRange, n, a)
+	}
+	for n > 0 {
+		r := m.find(a)
+		k := min(n, uint64(r.End()-a))
+		// Only huge pages, for giving back a part would split one.
+		first, last := (a+hugePage-1)&^(hugePage-1), (a+GPA(k))&^(hugePage-1)
+		off := func(a GPA) uint64 { return uint64(a - r.Base) }
+		if r.File == nil && first < last && unix.Madvise(r.mem[off(first):off(last)], unix.MADV_DONTNEED) == nil {
+			zeroGuest(r.mem[off(a):off(first)])
+			zeroGuest(r.mem[off(last):off(a+GPA(k))])
+		} else {
+			zeroGuest(r.mem[off(a):off(a+GPA(k))])
+		}
+		a, n = a+GPA(k), n-k
+	}
+	return nil
 }
 
 // Word returns the aligned 32-bit word at a for atomic access. The word stays

@@ -3,6 +3,8 @@ package guest
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // The guest is one side of every race on its own RAM, and the race detector
@@ -39,4 +41,42 @@ func (m *Memory) HostAddr(base GPA) uintptr {
 		return 0
 	}
 	return uintptr(unsafe.Pointer(unsafe.SliceData(r.mem)))
+}
+
+const rw = unix.PROT_READ | unix.PROT_WRITE
+
+// mapAnonymous maps zero pages for a region. KVM maps a huge page only where
+// guest and host address are the same within one, which kernels before 6.7
+// leave to chance; so more is mapped than needed, and the ends go back.
+func mapAnonymous(base GPA, size uint64) ([]byte, error) {
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(size+hugePage), rw, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, err
+	}
+	head := (uintptr(base) - uintptr(p)) % hugePage
+	mem := unsafe.Slice((*byte)(unsafe.Add(p, head)), size)
+	if head > 0 {
+		err = unix.MunmapPtr(p, head)
+	}
+	if tail := hugePage - head; err == nil && tail > 0 {
+		err = unix.MunmapPtr(unsafe.Add(p, head+uintptr(size)), tail)
+	}
+	if err != nil {
+		unmap(mem)
+		return nil, err
+	}
+	return mem, nil
+}
+
+// mapFile maps size bytes of a file from off on, shared.
+func mapFile(fd int, off int64, size uint64) ([]byte, error) {
+	p, err := unix.MmapPtr(fd, off, nil, uintptr(size), rw, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(p), size), nil
+}
+
+func unmap(mem []byte) error {
+	return unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(mem)), uintptr(len(mem)))
 }

@@ -10,6 +10,8 @@ need() { # command, package
 need qemu-system-x86_64 qemu-system-x86
 need iasl acpica-tools
 need cpio cpio
+need busybox busybox-static # bench-boot.sh wants a static one
+need file file
 need gcc gcc # for go test -race
 need make make
 

@@ -73,7 +73,7 @@ func parseELF(im *Image, head []byte) (*elfFile, error) {
 		if !ok {
 			name = fmt.Sprintf("machine-%d", machine)
 		}
-		return nil, fmt.Errorf("is a %s ELF file; an x86-64 kernel is needed", name)
+		return nil, fmt.Errorf("is an ELF file for %s; an x86-64 kernel is needed", name)
 	}
 	switch typ := le.Uint16(head[16:]); typ {
 	case typeExec, typeDyn:

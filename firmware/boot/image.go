@@ -107,6 +107,11 @@ func (im *Image) detect(head []byte) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", im.Name, err)
 		}
+		if im.Setup.PayloadLength != 0 {
+			if _, _, err := im.Setup.payload(im.size); err != nil {
+				return fmt.Errorf("%s: %w", im.Name, err)
+			}
+		}
 		im.Setup.readVersion(im.r)
 		return nil
 	case has(0, "\x7fELF"):

@@ -131,7 +131,7 @@ func finishLinux(mem *guest.Memory, p Params, h *SetupHeader, kernel Entry, code
 	if err != nil {
 		return Entry{}, err
 	}
-	if err := mem.WriteAt(zeroPage(p, h, initrd, code32), paramsBase); err != nil {
+	if err := store(mem, zeroPage(p, h, initrd, code32), paramsBase); err != nil {
 		return Entry{}, fmt.Errorf("zero page: %w", err)
 	}
 	return initrd, nil

@@ -44,9 +44,17 @@ func BytesPart(name string, b []byte) Part {
 // pieces is surely a mistake.
 const maxInitrdParts = 64
 
+// Check reports what Load would find wrong with the image, the parameters and
+// their fit into the memory of Map, before there is guest memory. It reads no
+// more than Open did and leaves Part.R and Part.Load alone.
+func (im *Image) Check(proto Protocol, p Params) error {
+	_, err := im.Load(nil, proto, p)
+	return err
+}
+
 // Load puts the image into guest memory for the given protocol and returns
 // the state in which the first processor enters it. Map must be the map that
-// belongs to mem.
+// belongs to mem. Without memory everything is worked out and nothing stored.
 func (im *Image) Load(mem *guest.Memory, proto Protocol, p Params) (*Loaded, error) {
 	if len(p.Initrd) > maxInitrdParts {
 		return nil, fmt.Errorf("initrd of %d parts: at most %d are taken", len(p.Initrd), maxInitrdParts)
@@ -90,6 +98,9 @@ func (im *Image) loadSegments(mem *guest.Memory, m []Entry, segments []segment) 
 		}
 	}
 	for _, s := range segments {
+		if mem == nil {
+			break
+		}
 		a := guest.GPA(s.paddr)
 		if err := copyIn(mem, a, im.r, s.off, s.fileSize, im.Name); err != nil {
 			return Entry{}, err
@@ -122,6 +133,9 @@ func (im *Image) checkPlace(m []Entry, addr, size uint64) error {
 // copyIn copies n bytes of r from off on to guest memory: straight from a
 // file where r is one.
 func copyIn(mem *guest.Memory, a guest.GPA, r io.ReaderAt, off int64, n uint64, name string) error {
+	if mem == nil {
+		return nil
+	}
 	if f, ok := r.(*os.File); ok {
 		if err := mem.Load(a, f, off, n); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -143,6 +157,14 @@ func copyIn(mem *guest.Memory, a guest.GPA, r io.ReaderAt, off int64, n uint64, 
 		a, off, n = a+guest.GPA(len(b)), off+int64(len(b)), n-uint64(len(b))
 	}
 	return nil
+}
+
+// store writes what the loader made up.
+func store(mem *guest.Memory, b []byte, a guest.GPA) error {
+	if mem == nil {
+		return nil
+	}
+	return mem.WriteAt(b, a)
 }
 
 // zero clears n bytes at a. Nothing to clear is fine even where RAM ends.
@@ -197,7 +219,7 @@ func loadInitrd(mem *guest.Memory, p Params, limit uint64, kernel Entry) (Entry,
 	}
 	base, ok := findHigh(p.Map, size, limit, kernel)
 	if !ok || base < highMemory {
-		return Entry{}, initrdTooLarge(size, p.Map)
+		return Entry{}, initrdTooLarge(size, p)
 	}
 	a := base
 	for _, part := range p.Initrd {
@@ -221,11 +243,16 @@ func initrdSize(parts []Part) (uint64, error) {
 	return size, nil
 }
 
-func initrdTooLarge(size uint64, m []Entry) error {
-	return fmt.Errorf("initrd of %d MiB does not fit into %d MiB of guest memory; raise -m", mib(size), mib(ramBytes(m)))
+func initrdTooLarge(size uint64, p Params) error {
+	largest := slices.MaxFunc(p.Initrd, func(a, b Part) int { return cmp.Compare(a.Size, b.Size) })
+	return fmt.Errorf("initrd of %d MiB (%d of them %s) does not fit into %d MiB of guest memory; raise -m",
+		mib(size), mib(uint64(largest.Size)), largest.Name, mib(ramBytes(p.Map)))
 }
 
 func loadPart(mem *guest.Memory, a guest.GPA, part Part) error {
+	if mem == nil {
+		return nil
+	}
 	n := uint64(part.Size)
 	if part.Load != nil {
 		if err := part.Load(mem, a); err != nil {
@@ -245,7 +272,7 @@ func writeCmdline(mem *guest.Memory, cmdline string, limit int) error {
 	if len(cmdline) > limit {
 		return fmt.Errorf("kernel command line of %d bytes: this kernel takes at most %d", len(cmdline), limit)
 	}
-	if err := mem.WriteAt(append([]byte(cmdline), 0), cmdlineBase); err != nil {
+	if err := store(mem, append([]byte(cmdline), 0), cmdlineBase); err != nil {
 		return fmt.Errorf("kernel command line: %w", err)
 	}
 	return nil

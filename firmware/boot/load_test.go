@@ -408,7 +408,7 @@ func TestLoadErrors(t *testing.T) {
 		"flat, end before start": {flat(0x200000, 0x200000, 0x100000, 0, 0x200020), Multiboot, none, "cut short"},
 		"flat, bss before data":  {flat(0x200000, 0x200000, 0x200040, 0x200020, 0x200020), Multiboot, none, "bss ends"},
 		"flat, entry outside":    {flat(0x200000, 0x200000, 0x200040, 0, 0x200040), Multiboot, none, "entry 0x200040 outside"},
-		"initrd too large":       {sample, Linux64, big(60 << 20), "initrd of 60 MiB does not fit into 64 MiB of guest memory; raise -m"},
+		"initrd too large":       {sample, Linux64, big(60 << 20), "initrd of 60 MiB (60 of them i) does not fit into 64 MiB of guest memory; raise -m"},
 		"initrd huge":            {sample, Linux64, big(1 << 62), "initrd i: has a size"},
 		"initrd negative":        {sample, Linux64, big(-1), "initrd i: has a size"},
 		"initrd unreadable":      {sample, Linux64, Params{Initrd: []Part{{Name: "i", R: failing{0}, Size: 10}}}, "disk on fire"},
@@ -424,7 +424,13 @@ func TestLoadErrors(t *testing.T) {
 		tc.p.Map = m
 		im, err := New(bytes.NewReader(tc.file), int64(len(tc.file)), "kernel")
 		if err == nil {
+			// Check finds the same but for what only reading the initrd shows.
+			checked := im.Check(tc.proto, tc.p)
 			_, err = im.Load(mem, tc.proto, tc.p)
+			reading := name == "initrd unreadable" || name == "initrd shrunk"
+			if reading != (checked == nil) || checked != nil && checked.Error() != err.Error() {
+				t.Errorf("%s: Check says %v, Load %v", name, checked, err)
+			}
 		}
 		oneLine(t, name, err, "", tc.want)
 	}

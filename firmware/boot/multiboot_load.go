@@ -43,7 +43,7 @@ func (im *Image) loadMultiboot(mem *guest.Memory, p Params) (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mem.WriteAt(info, mbiBase); err != nil {
+	if err := store(mem, info, mbiBase); err != nil {
 		return nil, fmt.Errorf("multiboot information: %w", err)
 	}
 	l := &Loaded{State: baseState(Protected32), Kernel: kernel}
@@ -71,7 +71,7 @@ func loadModules(mem *guest.Memory, p Params, kernel Entry) ([]Entry, error) {
 	}
 	base, ok := findHigh(p.Map, total, 1<<32, kernel)
 	if !ok || base < highMemory {
-		return nil, initrdTooLarge(size, p.Map)
+		return nil, initrdTooLarge(size, p)
 	}
 	var modules []Entry
 	for _, part := range p.Initrd {

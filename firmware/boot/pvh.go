@@ -36,10 +36,10 @@ func (im *Image) loadPVH(mem *guest.Memory, p Params) (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mem.WriteAt(startInfo(p, initrd), paramsBase); err != nil {
+	if err := store(mem, startInfo(p, initrd), paramsBase); err != nil {
 		return nil, fmt.Errorf("PVH start info: %w", err)
 	}
-	if err := mem.WriteAt(pvhMap(p.Map), pvhMapBase); err != nil {
+	if err := store(mem, pvhMap(p.Map), pvhMapBase); err != nil {
 		return nil, fmt.Errorf("PVH memory map: %w", err)
 	}
 	s := baseState(Protected32)

@@ -153,7 +153,7 @@ func writeTables(mem *guest.Memory, s State) error {
 	le.PutUint64(gdt[selData:], descriptor(s.DS))
 	// In 64-bit mode the TSS takes two entries; the second stays 0.
 	le.PutUint64(gdt[selTSS:], descriptor(s.TR))
-	if err := mem.WriteAt(gdt, gdtBase); err != nil {
+	if err := store(mem, gdt, gdtBase); err != nil {
 		return fmt.Errorf("boot GDT: %w", err)
 	}
 	if s.Mode != Long64 {
@@ -172,7 +172,7 @@ func writeTables(mem *guest.Memory, s State) error {
 	for i := range directories * 512 {
 		le.PutUint64(b[2*guest.PageSize+8*i:], uint64(i)<<21|page)
 	}
-	if err := mem.WriteAt(b, tablesBase); err != nil {
+	if err := store(mem, b, tablesBase); err != nil {
 		return fmt.Errorf("boot page tables: %w", err)
 	}
 	return nil

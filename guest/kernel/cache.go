@@ -21,7 +21,7 @@ import (
 const (
 	metaFile    = "meta.json"
 	vmlinuxFile = "vmlinux"
-	indexFile   = "modules.json"
+	indexFile   = "modules.index"
 	moduleDir   = "ko" // decompressed modules
 
 	metaFormat = 1 // raised when old entries must not be used

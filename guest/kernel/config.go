@@ -1,9 +1,8 @@
 package kernel
 
 import (
-	"bufio"
+	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 )
@@ -11,10 +10,10 @@ import (
 // maxConfigBytes bounds a kernel configuration; today's are under 300 KiB.
 const maxConfigBytes = 8 << 20
 
-// A Config is a kernel's build configuration: option names without the
-// CONFIG_ prefix, values as written ("y", "m", a number, a string without its
-// quotes). Options that are not set are absent.
-type Config map[string]string
+// A Config is a kernel's build configuration: the text of .config or
+// /boot/config-*. It is searched when asked, for there are ten thousand options
+// and a run asks for a few at most.
+type Config []byte
 
 // Enabled reports whether the option is built in or a module.
 func (c Config) Enabled(option string) bool {
@@ -25,31 +24,31 @@ func (c Config) Enabled(option string) bool {
 // BuiltIn reports whether the option is built in.
 func (c Config) BuiltIn(option string) bool { return c.Value(option) == "y" }
 
-// Value returns the value of the option, or "" if it is not set. The CONFIG_
-// prefix may be given or left out.
+// Value returns the value of the option as written ("y", "m", a number, a
+// string without its quotes), or "" if it is not set. The CONFIG_ prefix may be
+// given or left out.
 func (c Config) Value(option string) string {
-	return c[strings.TrimPrefix(option, "CONFIG_")]
-}
-
-// parseConfig reads the format of .config and /boot/config-*.
-func parseConfig(r io.Reader) (Config, error) {
-	c := Config{}
-	s := bufio.NewScanner(io.LimitReader(r, maxConfigBytes))
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		name, value, ok := strings.Cut(strings.TrimSpace(s.Text()), "=")
-		if !ok || !strings.HasPrefix(name, "CONFIG_") {
+	key := []byte("CONFIG_" + strings.TrimPrefix(option, "CONFIG_") + "=")
+	for rest := []byte(c); ; {
+		// The last one counts, as it does for Kconfig.
+		i := bytes.LastIndex(rest, key)
+		if i < 0 {
+			return ""
+		}
+		if i > 0 && rest[i-1] != '\n' {
+			rest = rest[:i]
 			continue
 		}
+		line, _, _ := bytes.Cut(c[i+len(key):], []byte("\n"))
+		value := strings.TrimSpace(string(line))
 		if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
 			value = value[1 : n-1]
 		}
-		c[strings.TrimPrefix(name, "CONFIG_")] = value
+		return value
 	}
-	return c, s.Err()
 }
 
-// readConfig parses the configuration in path, which may be compressed as
+// readConfig reads the configuration in path, which may be compressed as
 // /proc/config.gz is. A path of "" gives no configuration and no error.
 func readConfig(path string) (Config, error) {
 	if path == "" {
@@ -65,7 +64,7 @@ func readConfig(path string) (Config, error) {
 		return nil, fmt.Errorf("kernel configuration %s: %w", path, err)
 	}
 	defer r.Close()
-	c, err := parseConfig(r)
+	c, err := readBounded(r, maxConfigBytes)
 	if err != nil {
 		return nil, fmt.Errorf("kernel configuration %s: %w", path, err)
 	}

@@ -26,7 +26,8 @@ type moduleSet struct {
 
 	files          map[string]string   // module name to path, relative to dir or absolute
 	builtin        map[string]string   // built-in module names; the values do not matter
-	builtinAliases map[string][]string // alias to names
+	builtinModinfo []byte              // of all built-in modules
+	builtinAliases map[string][]string // alias to names; nil until asked for
 
 	depmod  map[string]depEntry // nil without modules.dep
 	soft    map[string]moduleInfo
@@ -36,11 +37,94 @@ type moduleSet struct {
 	dirty bool        // index holds something new
 }
 
-// moduleIndex is the cached knowledge of modules without depmod's files.
+// isBuiltin reports whether a canonical name, or a module with that alias, is
+// part of the kernel.
+func (s *moduleSet) isBuiltin(name string) bool {
+	if s.builtin[name] != "" {
+		return true
+	}
+	if s.builtinAliases == nil {
+		s.builtinAliases = parseBuiltinModinfo(s.builtinModinfo)
+	}
+	return len(s.builtinAliases[name]) > 0
+}
+
+// moduleIndex is the cached knowledge of modules without depmod's files. In
+// its file the header is a line of JSON, and each module one more: its name, a
+// space, and JSON. A run needs a few of a thousand modules, so a line is parsed
+// when its module is asked for.
 type moduleIndex struct {
+	indexHeader
+	lines   []byte             // as read; every line begins with a newline
+	modules map[string]indexed // parsed or new; goes before lines
+}
+
+type indexHeader struct {
 	Stamp    string // of the directory it was made for
 	Complete bool   // all modules have been read
-	Modules  map[string]indexed
+}
+
+// parseIndex reads the file. A module's line that is damaged counts as absent,
+// when it is asked for.
+func parseIndex(b []byte) (moduleIndex, error) {
+	head, _, _ := bytes.Cut(b, []byte("\n"))
+	var x moduleIndex
+	err := json.Unmarshal(head, &x.indexHeader)
+	x.lines = b[len(head):]
+	return x, err
+}
+
+// get returns what is known of a module.
+func (x *moduleIndex) get(name string) (indexed, bool) {
+	if i, ok := x.modules[name]; ok {
+		return i, true
+	}
+	_, line, ok := bytes.Cut(x.lines, []byte("\n"+name+" "))
+	if !ok {
+		return indexed{}, false
+	}
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	var i indexed
+	if json.Unmarshal(line, &i) != nil {
+		return indexed{}, false
+	}
+	x.put(name, i)
+	return i, true
+}
+
+func (x *moduleIndex) put(name string, i indexed) {
+	if x.modules == nil {
+		x.modules = map[string]indexed{}
+	}
+	x.modules[name] = i
+}
+
+// all parses what is left and returns all modules.
+func (x *moduleIndex) all() map[string]indexed {
+	for line := range bytes.SplitSeq(x.lines, []byte("\n")) {
+		if name, _, ok := bytes.Cut(line, []byte(" ")); ok {
+			x.get(string(name))
+		}
+	}
+	x.lines = nil
+	return x.modules
+}
+
+// marshal is the inverse of parseIndex.
+func (x *moduleIndex) marshal() ([]byte, error) {
+	b, err := json.Marshal(x.indexHeader)
+	if err != nil {
+		return nil, err
+	}
+	modules := x.all()
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		line, err := json.Marshal(modules[name])
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(append(append(b, '\n'), name...), ' '), line...)
+	}
+	return append(b, '\n'), nil
 }
 
 type indexed struct {
@@ -56,11 +140,10 @@ func readModuleSet(dir string, d *derived) (*moduleSet, error) {
 	if s.builtin, err = readList(dir, "modules.builtin", parseOrder); err != nil {
 		return nil, err
 	}
-	b, err := readList(dir, "modules.builtin.modinfo", func(r io.Reader) ([]byte, error) { return readBounded(r, maxDepmodBytes) })
+	s.builtinModinfo, err = readList(dir, "modules.builtin.modinfo", func(r io.Reader) ([]byte, error) { return readBounded(r, maxDepmodBytes) })
 	if err != nil {
 		return nil, err
 	}
-	s.builtinAliases = parseBuiltinModinfo(b)
 	if s.depmod, err = readList(dir, "modules.dep", parseModulesDep); err != nil {
 		return nil, err
 	}
@@ -172,12 +255,15 @@ func (s *moduleSet) load() {
 		if f, err := openRegular(p); err == nil {
 			b, err := readBounded(f, maxDepmodBytes)
 			f.Close()
-			if err == nil && json.Unmarshal(b, &s.index) == nil && s.index.Stamp == stamp {
-				return
+			if err == nil {
+				if x, err := parseIndex(b); err == nil && x.Stamp == stamp {
+					s.index = x
+					return
+				}
 			}
 		}
 	}
-	s.index = moduleIndex{Stamp: stamp}
+	s.index = moduleIndex{indexHeader: indexHeader{Stamp: stamp}}
 }
 
 // save writes the index if it has grown.
@@ -185,7 +271,7 @@ func (s *moduleSet) save() error {
 	if !s.dirty {
 		return nil
 	}
-	b, err := json.Marshal(s.index)
+	b, err := s.index.marshal()
 	if err != nil {
 		return err
 	}
@@ -206,7 +292,7 @@ func (s *moduleSet) lookup(name string) (found []string, builtin bool, err error
 	switch {
 	case s.files[name] != "":
 		return []string{name}, false, nil
-	case s.builtin[name] != "" || len(s.builtinAliases[name]) > 0:
+	case s.isBuiltin(name):
 		return nil, true, nil
 	}
 	if s.aliases == nil {
@@ -238,8 +324,9 @@ func (s *moduleSet) readAliases() error {
 		return err
 	}
 	aliases := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(s.index.Modules)) {
-		for _, a := range s.index.Modules[name].Aliases {
+	modules := s.index.all()
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		for _, a := range modules[name].Aliases {
 			a = canonical(a)
 			aliases[a] = append(aliases[a], name)
 		}
@@ -259,7 +346,7 @@ func (s *moduleSet) info(name string) (moduleInfo, error) {
 	if err != nil {
 		return moduleInfo{}, err
 	}
-	if i, ok := s.index.Modules[name]; ok && i.is(st) {
+	if i, ok := s.index.get(name); ok && i.is(st) {
 		return i.moduleInfo, nil
 	}
 	// It is needed whole soon, so the copy in the cache is made right away.
@@ -280,10 +367,7 @@ func (i indexed) is(st os.FileInfo) bool {
 }
 
 func (s *moduleSet) keep(name string, i indexed) {
-	if s.index.Modules == nil {
-		s.index.Modules = map[string]indexed{}
-	}
-	s.index.Modules[name] = i
+	s.index.put(name, i)
 	s.dirty = true
 }
 
@@ -314,7 +398,7 @@ func (s *moduleSet) readAll() error {
 	}
 	var todo []string
 	for _, name := range slices.Sorted(maps.Keys(s.files)) {
-		if _, ok := s.index.Modules[name]; !ok {
+		if _, ok := s.index.get(name); !ok {
 			todo = append(todo, name)
 		}
 	}

@@ -368,10 +368,10 @@ func TestHasHyperV(t *testing.T) {
 		{"built in", builtin, true},
 		{"neither", without, false},
 		{"nothing known", &Kernel{Release: "6.1.0"}, false},
-		{"config", &Kernel{Release: "6.1.0", Config: Config{"HYPERV": "y"}}, true},
-		{"module that is not there", &Kernel{Release: "6.1.0", Config: Config{"HYPERV": "m"}}, false},
-		{"new config without VMBus", &Kernel{Release: "6.18.2", Config: Config{"HYPERV": "y"}}, false},
-		{"new config", &Kernel{Release: "6.18.2", Config: Config{"HYPERV": "y", "HYPERV_VMBUS": "y"}}, true},
+		{"config", &Kernel{Release: "6.1.0", Config: Config("CONFIG_HYPERV=y\n")}, true},
+		{"module that is not there", &Kernel{Release: "6.1.0", Config: Config("CONFIG_HYPERV=m\n")}, false},
+		{"new config without VMBus", &Kernel{Release: "6.18.2", Config: Config("CONFIG_HYPERV=y\n")}, false},
+		{"new config", &Kernel{Release: "6.18.2", Config: Config("CONFIG_HYPERV=y\nCONFIG_HYPERV_VMBUS=y\n")}, true},
 	} {
 		if got := c.k.hasHyperV(); got != c.want {
 			t.Errorf("%s: %v", c.name, got)

@@ -75,7 +75,7 @@ func (k *Kernel) BuiltIn(name string) bool {
 		return false
 	}
 	name = canonical(name)
-	return s.builtin[name] != "" || len(s.builtinAliases[name]) > 0
+	return s.isBuiltin(name)
 }
 
 // label names the kernel in error texts.

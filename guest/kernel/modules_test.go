@@ -241,7 +241,7 @@ func TestModules_DamagedIndex(t *testing.T) {
 	if _, err := os.Stat(index); err != nil {
 		t.Fatalf("no index was written: %v", err)
 	}
-	for _, b := range []string{"", "{", "null", `{"Stamp":"x","Complete":true,"Modules":{"a":{"Deps":["zz"]}}}`} {
+	for _, b := range []string{"", "{", "null", "{\"Stamp\":\"x\",\"Complete\":true}\na {\"Deps\":[\"zz\"]}\n", "{}\na {"} {
 		write(t, index, []byte(b))
 		if mods, err := moduleTree(t, dir, nil).Modules("a"); err != nil || len(mods) != 1 {
 			t.Errorf("index %q: %v, %v", b, names(mods), err)
@@ -351,4 +351,37 @@ func TestModules_OrderProperty(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The index survives its file, whichever modules were asked for in between.
+func TestModuleIndex_File(t *testing.T) {
+	want := moduleIndex{indexHeader: indexHeader{Stamp: "s\n\"1", Complete: true}}
+	for i, name := range []string{"a", "ab", "b"} {
+		want.put(name, indexed{Size: int64(i), MTime: 7, moduleInfo: moduleInfo{Deps: []string{"x y", "z\n"}}})
+	}
+	b, err := want.marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseIndex(b)
+	if err != nil || got.indexHeader != want.indexHeader {
+		t.Fatalf("%+v, %v", got.indexHeader, err)
+	}
+	if i, ok := got.get("ab"); !ok || i.Size != 1 || len(got.modules) != 1 {
+		t.Errorf("ab: %+v, %v; %d modules parsed", i, ok, len(got.modules))
+	}
+	if _, ok := got.get("c"); ok {
+		t.Error("c was found")
+	}
+	got.put("b", indexed{Size: 9})
+	if all := got.all(); len(all) != 3 || all["b"].Size != 9 || all["a"].Deps[1] != "z\n" {
+		t.Errorf("all: %+v", all)
+	}
+	again, err := parseIndex([]byte("{}\na {\nb {\"Size\":3}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := again.all(); len(all) != 1 || all["b"].Size != 3 {
+		t.Errorf("with a damaged line: %+v", all)
+	}
 }
