@@ -87,7 +87,7 @@ func (t *port) takeOrStarve() *buffer {
 	if b := t.take(); b != nil {
 		return b
 	}
-	t.starved.Store(true)
+	t.starved.Swap(true)
 	return t.take()
 }
 

@@ -157,7 +157,7 @@ func (q *ringWriter) put(p []byte) (n int, ring bool, err error) {
 	// Publish, then look at the flag; the reader sets the flag, then looks at
 	// the index. Go's atomics are sequentially consistent, so one of the two
 	// sees the other.
-	q.write.Store(q.w)
+	q.write.Swap(q.w)
 	return n, q.rwait.Load() != 0 && q.rwait.Swap(0) != 0, nil
 }
 
@@ -198,7 +198,7 @@ func (q *ringReader) get(p []byte) (n int, ring bool, err error) {
 	q.m.read(p[:k], q.data+off)
 	q.m.read(p[k:n], q.data)
 	q.r += uint32(n)
-	q.read.Store(q.r)
+	q.read.Swap(q.r)
 	left := avail - uint32(n)
 	return n, left <= q.size/2 && q.wwait.Load() != 0 && q.wwait.Swap(0) != 0, nil
 }

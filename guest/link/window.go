@@ -72,10 +72,11 @@ func (e *windowEnd) Read(p []byte) (int, error) {
 			}
 			return n, err
 		}
+		// A Swap is a full barrier with the race detector too, a Store is not.
 		// The flag goes up before the last look at the index, or a write in
 		// between would find no flag and we would find no bytes.
 		if !armed {
-			e.in.rwait.Store(1)
+			e.in.rwait.Swap(1)
 			armed = true
 			continue
 		}
@@ -114,7 +115,7 @@ func (e *windowEnd) Write(p []byte) (int, error) {
 			continue
 		}
 		if !armed {
-			e.out.wwait.Store(1)
+			e.out.wwait.Swap(1)
 			armed = true
 			continue
 		}

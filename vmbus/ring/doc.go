@@ -17,5 +17,10 @@
 // does not know what the payloads mean, who the guest is, or what a signal
 // costs.
 //
+// Where the protocol wants a full barrier between a store and a load, the
+// store is a Swap. On x86 the compiler makes the same instruction of both, but
+// a program built with the race detector gets a plain store for Store, and
+// then loses a wake-up now and then.
+//
 // The protocol is that of Linux drivers/hv/ring_buffer.c.
 package ring

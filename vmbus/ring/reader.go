@@ -146,7 +146,7 @@ func (r *Reader) Commit() {
 	}
 	freed := int64(r.dist(r.published, r.out))
 	r.published = r.out
-	r.hdr.read.Store(r.out) // a full barrier, too: the writer arms first and looks then
+	r.hdr.read.Swap(r.out) // a full barrier, too: the writer arms first and looks then
 	// Some guests write the size of the ring less one.
 	pending := int64(r.hdr.pending.Load() &^ 7)
 	if pending == 0 {
@@ -171,7 +171,7 @@ func (r *Reader) Mask() { r.hdr.mask.Store(1) }
 // reports whether it already is: a packet written before the writer saw the
 // change comes without a signal.
 func (r *Reader) Unmask() (more bool, err error) {
-	r.hdr.mask.Store(0) // a full barrier, too
+	r.hdr.mask.Swap(0) // a full barrier, too
 	if r.err != nil {
 		return false, r.err
 	}

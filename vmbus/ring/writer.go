@@ -145,7 +145,7 @@ func (w *Writer) Publish() error {
 	}
 	old := w.published
 	w.published = w.in
-	w.hdr.write.Store(w.in) // a full barrier, too: the reader unmasks first and looks then
+	w.hdr.write.Swap(w.in) // a full barrier, too: the reader unmasks first and looks then
 	if w.hdr.mask.Load() == 0 && w.hdr.read.Load() == old && w.signal != nil {
 		w.signal()
 	}
@@ -170,7 +170,7 @@ func (w *Writer) Await(p *Packet) (room bool, err error) {
 	n := p.Size()
 	// One unit more than needed serves readers that signal at equality as well
 	// as Linux, which signals above it. An empty ring always is above.
-	w.hdr.pending.Store(min(uint32(n)+8, w.size-8)) // a full barrier, too
+	w.hdr.pending.Swap(min(uint32(n)+8, w.size-8)) // a full barrier, too
 	w.armed = true
 	if err := w.look(); err != nil {
 		return false, err
