@@ -3,6 +3,11 @@
 #   make demo    boot Debian's kernel and show what it found (KERNEL=6.1 for the older one)
 #   make test    everything: unit, race, fuzz (short) and guest tests
 #   make build   the static binary ./hvpost
+#
+#   make unit, race, guest-test    the parts of make test
+#   make fuzz FUZZTIME=10m         every fuzz target for so long
+#   make bench-boot, bench-ring    measurements, as ratios of one run
+#   make lint, setup, kernels      vet and format; missing packages; Debian's kernels
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,10 +21,13 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build setup test unit race fuzz guest-test lint demo bench-boot bench-ring clean kernels
+.PHONY: help build setup test unit race fuzz guest-test lint demo bench-boot bench-ring clean kernels
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o hvpost .
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 setup:
 	@scripts/setup.sh

@@ -17,11 +17,9 @@ import (
 	"time"
 )
 
-// EnvMirror names the environment variable with the Debian mirror used on
-// hosts whose package manager has no Debian archive configured.
+// EnvMirror names the environment variable with the URL of a Debian mirror,
+// for hosts whose package manager has no Debian archive configured.
 const EnvMirror = "HVPOST_DEBIAN_MIRROR"
-
-const defaultMirror = "http://deb.debian.org/debian"
 
 // Suites to look in on such hosts. One that the mirror or the keyring no
 // longer serves is passed over.
@@ -154,7 +152,7 @@ func debianLists(ctx context.Context, tmp string, progress io.Writer) (*apt, err
 	}
 	mirror := os.Getenv(EnvMirror)
 	if mirror == "" {
-		mirror = defaultMirror
+		return nil, errors.New("no Debian archive configured here: set " + EnvMirror + " to a Debian mirror's URL, or pass a downloaded package with -k FILE.deb")
 	}
 	if u, err := url.Parse(mirror); err != nil || u.Scheme == "" || strings.ContainsAny(mirror, " \n\t[]") {
 		return nil, fmt.Errorf("%s: %q is not a URL", EnvMirror, mirror)
