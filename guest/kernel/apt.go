@@ -152,7 +152,7 @@ func debianLists(ctx context.Context, tmp string, progress io.Writer) (*apt, err
 	}
 	mirror := os.Getenv(EnvMirror)
 	if mirror == "" {
-		return nil, errors.New("no Debian archive configured here: set " + EnvMirror + " to a Debian mirror's URL, or pass a downloaded package with -k FILE.deb")
+		return nil, fmt.Errorf("%w; %s may name a Debian mirror with more", errNoSuchPackage, EnvMirror)
 	}
 	if u, err := url.Parse(mirror); err != nil || u.Scheme == "" || strings.ContainsAny(mirror, " \n\t[]") {
 		return nil, fmt.Errorf("%s: %q is not a URL", EnvMirror, mirror)

@@ -112,6 +112,7 @@ exit 0
 	}
 	t.Setenv("PATH", bin+":/usr/bin:/bin")
 	t.Setenv("APT_CONFIG", "")
+	t.Setenv(EnvMirror, "http://mirror.invalid/debian")
 }
 
 func fakeDeb(t *testing.T, dir string) string {
