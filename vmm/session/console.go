@@ -105,7 +105,7 @@ func (c *console) Tail() []string {
 	if len(c.line) > 0 {
 		tail = append(tail, clean(string(c.line)))
 	}
-	return tail
+	return tail[max(0, len(tail)-tailLines):]
 }
 
 // Panic returns the first line of a panic, or "".

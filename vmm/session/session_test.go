@@ -108,7 +108,7 @@ func TestConsole_TailAndPanic(t *testing.T) {
 		t.Errorf("panic %q, told %d times", c.Panic(), panics)
 	}
 	tail := c.Tail()
-	if len(tail) != tailLines+1 || tail[0] != "line 12" || tail[len(tail)-1] != "half" {
+	if len(tail) != tailLines || tail[0] != "line 13" || tail[len(tail)-1] != "half" {
 		t.Errorf("tail of %d lines, %q ... %q", len(tail), tail[0], tail[len(tail)-1])
 	}
 	if !strings.Contains(through.String(), "line 0\r\n") {
